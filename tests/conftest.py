@@ -1,0 +1,82 @@
+"""Tiny seeded data, the command line in this process, and one trained and exported run for all tests."""
+
+import gzip
+import os
+import sys
+import tempfile
+
+# before TensorFlow and TFDS are imported: no chatter, and a data folder of our own
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ["TFDS_DATA_DIR"] = tempfile.mkdtemp(prefix="tfds-")
+
+import numpy as np
+import pytest
+
+import tfsoftmax
+from tfsoftmax import cli
+
+SHAPE, CLASSES, ROWS, TEST_ROWS = (6, 5), ("round", "square", "flat"), 230, 50
+
+
+def make_rows(count, seed, shape=SHAPE, classes=3):
+    """uint8 pictures: noise on one pattern a class, so that a linear model learns them, but not perfectly."""
+    patterns = np.random.default_rng(99).integers(0, 120, (classes, *shape))
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, classes, count)
+    return (patterns[y] + rng.integers(0, 136, (count, *shape))).astype(np.uint8), y.astype(np.uint8)
+
+
+def idx_bytes(array):
+    """An IDX file as its description says, written independently of the reader."""
+    header = b"\0\0\x08" + bytes([array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    return header + array.astype(np.uint8).tobytes()
+
+
+@pytest.fixture(scope="session")
+def source():
+    (x, y), (x_test, y_test) = make_rows(ROWS, 1), make_rows(TEST_ROWS, 2)
+    return tfsoftmax.Source("tiny", x, y, x_test, y_test, CLASSES)
+
+
+@pytest.fixture
+def idx_folder(source, tmp_path):
+    return write_idx_folder(tmp_path / "tiny", source)
+
+
+def write_idx_folder(folder, source):
+    folder.mkdir()
+    for name, array in {
+        "train-images-idx3-ubyte": source.x_train,
+        "train-labels-idx1-ubyte": source.y_train,
+        "t10k-images-idx3-ubyte": source.x_test,
+        "t10k-labels-idx1-ubyte": source.y_test,
+    }.items():
+        (folder / f"{name}.gz").write_bytes(gzip.compress(idx_bytes(array)))
+    (folder / "labels.txt").write_text("\n".join(CLASSES))
+    return folder
+
+
+@pytest.fixture
+def tfsoftmax_cli(monkeypatch, capfd):
+    """Run the command line here: ``tfsoftmax_cli("train", …)`` gives (status, standard output, standard error)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["tfsoftmax", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capfd.readouterr()
+        return stop.value.code, out, err
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def finished(source, tmp_path_factory):
+    """A trained run of the tiny data, by the Python interface, and its export."""
+    folder = tmp_path_factory.mktemp("finished")
+    idx = write_idx_folder(folder / "tiny", source)
+    config = tfsoftmax.RunConfig(data=f"idx:{idx}", epochs=3, batch_size=32, lr=0.05)
+    run = tfsoftmax.train(tfsoftmax.load(config.data, batch_size=32), config, folder / "run")
+    done = tfsoftmax.export(run.model, run.spec, folder / "export" / "tiny", metrics=run.metrics)
+    return run, done

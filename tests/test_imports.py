@@ -1,0 +1,76 @@
+import subprocess
+import sys
+
+import pytest
+
+import tfsoftmax
+
+
+def run(program, *arguments):
+    return subprocess.run(
+        [sys.executable, *arguments, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
+
+
+HEAVY = "[m for m in ('tensorflow', 'keras', 'onnxruntime', 'matplotlib', 'numpy') if m in sys.modules]"
+
+
+def test_import_is_light():
+    program = f"""
+import sys, time
+begin = time.perf_counter()
+import tfsoftmax
+print(time.perf_counter() - begin, {HEAVY})
+"""
+    seconds, heavy = min((run(program).split(maxsplit=1) for _ in range(3)), key=lambda row: float(row[0]))
+    assert heavy.strip() == "[]"
+    assert float(seconds) < 0.2
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["formats"], ["predict", "EXPORT", "x.npy"]])
+def test_verbs_without_tensorflow(finished, tmp_path, arguments):
+    import numpy as np
+
+    np.save(tmp_path / "x.npy", np.zeros((6, 5), np.uint8))
+    names = {"EXPORT": str(finished[1].folder.parent), "x.npy": str(tmp_path / "x.npy")}
+    program = f"""
+import sys
+sys.modules["tensorflow"] = sys.modules["keras"] = None  # importing them is an error
+sys.argv = ["tfsoftmax", *{[names.get(word, word) for word in arguments]!r}]
+from tfsoftmax import cli
+cli.main()
+"""
+    assert run(program)
+
+
+def test_public_names():
+    assert tfsoftmax.__all__ == [
+        "Data",
+        "ExportError",
+        "FashionMNIST",
+        "InputError",
+        "ModelSpec",
+        "Predictor",
+        "Run",
+        "RunConfig",
+        "SoftmaxRegression",
+        "Source",
+        "TfsoftmaxError",
+        "TrainingError",
+        "export",
+        "load",
+        "train",
+    ]
+    for name in tfsoftmax.__all__:
+        assert getattr(tfsoftmax, name).__doc__
+    with pytest.raises(AttributeError, match="has no attribute 'fit'"):
+        _ = tfsoftmax.fit
+
+
+def test_export_stays_the_function():
+    program = """
+from tfsoftmax.export import EXPORTERS
+import tfsoftmax.export, tfsoftmax
+print(callable(tfsoftmax.export), len(EXPORTERS) > 0)
+"""
+    assert run(program).split() == ["True", "True"]

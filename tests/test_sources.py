@@ -1,0 +1,134 @@
+import gzip
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import idx_bytes, make_rows
+
+import tfsoftmax
+from tfsoftmax import sources
+
+EMBEDDED = Path(tfsoftmax.__file__).parent / "datasets" / "fashion_mnist"
+
+
+def test_fashion_mnist_is_the_official_one():
+    source = sources.read("fashion_mnist")
+    assert source.x_train.shape == (60000, 28, 28)
+    assert source.x_test.shape == (10000, 28, 28)
+    assert source.x_train.dtype == np.uint8
+    assert np.bincount(source.y_train).tolist() == [6000] * 10
+    assert np.bincount(source.y_test).tolist() == [1000] * 10
+    assert source.classes[source.y_test[0]] == "Ankle boot"
+    assert "MIT License" in (EMBEDDED / "LICENSE").read_text()
+
+
+def test_changed_embedded_file_is_refused(tmp_path, monkeypatch):
+    from tfsoftmax.sources import idx
+
+    shutil.copytree(EMBEDDED, tmp_path / "datasets" / "fashion_mnist")
+    path = tmp_path / "datasets" / "fashion_mnist" / "t10k-labels-idx1-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    monkeypatch.setattr(idx, "__file__", str(tmp_path / "sources" / "idx.py"))
+    with pytest.raises(tfsoftmax.InputError, match=r"t10k-labels-idx1-ubyte.gz' has SHA-256 .* expected 67da17c7"):
+        sources.read("fashion_mnist")
+
+
+def test_idx_types_and_plain_files(tmp_path):
+    from tfsoftmax.sources.idx import read_idx
+
+    for code, dtype in [(0x08, ">u1"), (0x09, ">i1"), (0x0B, ">i2"), (0x0C, ">i4"), (0x0D, ">f4"), (0x0E, ">f8")]:
+        array = np.arange(6).reshape(2, 3).astype(dtype)
+        path = tmp_path / "file.idx"
+        path.write_bytes(bytes([0, 0, code, 2, 0, 0, 0, 2, 0, 0, 0, 3]) + array.tobytes())
+        read = read_idx(path)
+        assert read.dtype.isnative
+        np.testing.assert_array_equal(read, array)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (gzip.compress(idx_bytes(np.zeros(9)))[:-9], "not a whole gzip file"),
+        (b"no gzip at all", "not a whole gzip file"),
+        (gzip.compress(b"\1\2\3\4"), "starts with '01020304'"),
+        (gzip.compress(b""), "starts with ''"),
+        (gzip.compress(idx_bytes(np.zeros(9))[:-1]), "holds 16 bytes, its header says 17"),
+        (gzip.compress(idx_bytes(np.zeros(9)) + b"x"), "holds 18 bytes, its header says 17"),
+        (gzip.compress(idx_bytes(np.zeros(9))), "230 inputs and 9 labels"),
+        (gzip.compress(idx_bytes(np.full(230, 3))), r"label 3 in row 0 is outside \[0, 3\)"),
+    ],
+)
+def test_bad_idx_files(idx_folder, content, text):
+    (idx_folder / "train-labels-idx1-ubyte.gz").write_bytes(content)
+    with pytest.raises(tfsoftmax.InputError, match=text):
+        tfsoftmax.load(f"idx:{idx_folder}")
+
+
+def test_missing_idx_file(idx_folder):
+    (idx_folder / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(tfsoftmax.InputError, match="no file 't10k-labels-idx1-ubyte'"):
+        tfsoftmax.load(f"idx:{idx_folder}")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"x_train": np.full((4, 2), np.nan)}, "row 0 has a NaN or infinite value; 4 such rows"),
+        ({"x_train": np.array([[0, 1], [2, 3], [4, 1e300], [6, 7]])}, "row 2 has a NaN or infinite"),
+        ({"x_train": np.zeros((0, 2)), "y_train": np.zeros(0, int)}, "train split of 'rows' is empty"),
+        ({"x_test": np.zeros((0, 2)), "y_test": np.zeros(0, int)}, "test split of 'rows' is empty"),
+        ({"x_train": np.zeros((4, 2), "U1")}, "must be uint8 or floats"),
+        ({"x_train": np.zeros(4)}, "shape"),
+        ({"x_train": np.zeros((4, 3))}, "must be alike"),
+        ({"y_train": np.array([0, 1, -1, 0])}, "label -1 in row 2"),
+        ({"y_train": np.array([0.0, 1, 1, 0])}, "labels must be whole numbers"),
+        ({"y_train": np.array([[0, 1, 1, 0]])}, "labels must have shape"),
+        ({"classes": ["one"]}, "at least 2 classes"),
+    ],
+)
+def test_source_refuses(change, text):
+    good = {
+        "x_train": np.zeros((4, 2)),
+        "y_train": np.array([0, 1, 1, 0]),
+        "x_test": np.ones((1, 2)),
+        "y_test": np.ones(1, int),
+    }
+    with pytest.raises(tfsoftmax.InputError, match=text):
+        tfsoftmax.Source("rows", **{**good, "classes": "ab", **change})
+
+
+@pytest.mark.parametrize("name", ["fasion_mnist", "mnist", "", "idx", "idx:", "fashion_mnist:x", "tfds:"])
+def test_unknown_name(name):
+    with pytest.raises(tfsoftmax.InputError, match="unknown data set"):
+        tfsoftmax.load(name)
+
+
+def test_unknown_name_has_the_nearest():
+    with pytest.raises(tfsoftmax.InputError, match="nearest: fashion_mnist"):
+        tfsoftmax.load("fasion_mnist")
+    with pytest.raises(tfsoftmax.InputError, match=r"unknown TFDS data set 'fashion_mnits'; nearest: fashion_mnist"):
+        tfsoftmax.load("tfds:fashion_mnits")
+
+
+@pytest.mark.slow
+def test_tfds_reads_the_official_fashion_mnist():
+    import tensorflow_datasets as tfds
+
+    config = tfds.download.DownloadConfig(manual_dir=str(EMBEDDED))
+    tfds.builder("fashion_mnist").download_and_prepare(download_config=config)
+    read, embedded = sources.read("tfds:fashion_mnist"), sources.read("fashion_mnist")
+    assert read.classes == embedded.classes
+    assert read.x_test.shape == (10000, 28, 28)
+
+    def rows(x, y):  # TFDS shuffles: compare as sets of rows
+        return sorted(
+            np.concatenate([x.reshape(len(x), -1), y[:, None].astype(np.uint8)], axis=1).view("V785").ravel().tolist()
+        )
+
+    assert rows(read.x_test, read.y_test) == rows(embedded.x_test, embedded.y_test)
+    assert rows(read.x_train, read.y_train) == rows(embedded.x_train, embedded.y_train)
+
+
+def test_made_rows_are_seeded():
+    np.testing.assert_array_equal(make_rows(9, 5)[0], make_rows(9, 5)[0])

@@ -1,0 +1,171 @@
+import csv
+import dataclasses
+import json
+import os
+
+import numpy as np
+import pytest
+
+import tfsoftmax
+from tfsoftmax.spec import RunConfig
+
+CONFIG = RunConfig(data="tiny", epochs=3, batch_size=32, lr=0.05)
+
+
+def train(source, folder, **settings):
+    config = dataclasses.replace(CONFIG, **settings)
+    data = tfsoftmax.Data(
+        source,
+        batch_size=config.batch_size,
+        val=config.val,
+        seed=config.seed,
+        preprocess=config.preprocess,
+        refit=config.refit,
+    )
+    return tfsoftmax.train(data, config, folder), data
+
+
+def history(run):
+    with open(run.folder / "history.csv", newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def test_run_folder(source, tmp_path):
+    run, data = train(source, tmp_path / "run")
+    assert sorted(os.listdir(run.folder)) == ["config.json", "history.csv", "metrics.json", "model.keras", "spec.json"]
+    config = json.loads((run.folder / "config.json").read_text())
+    assert config == {**dataclasses.asdict(CONFIG), "val": 38}, "every setting, and the number of validation rows"
+    assert run.spec == data.spec
+    rows = history(run)
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert set(rows[0]) == {"epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"}
+    assert rows[-1]["val_loss"] == pytest.approx(run.metrics["val"]["loss"], abs=1e-5)
+    assert run.evaluate("test", data) == run.metrics["test"]
+    loss, accuracy = run.model.evaluate(data.test, verbose=0)
+    assert run.metrics["test"]["loss"] == pytest.approx(loss, abs=1e-5)
+    assert run.metrics["test"]["accuracy"] == pytest.approx(accuracy)
+
+
+def test_one_seed_one_result(source, tmp_path):
+    def made(name, seed):
+        run, _ = train(source, tmp_path / name, seed=seed, lr=0.2)
+        return [array.tobytes() for array in run.model.get_weights()], (run.folder / "history.csv").read_bytes()
+
+    first, again, other = made("first", 7), made("again", 7), made("other", 8)
+    assert first == again
+    assert first[0] != other[0]
+    assert first[1] != other[1]
+
+
+def test_config_repeats_a_run(source, tmp_path):
+    run, data = train(source, tmp_path / "run", optimizer="adam", lr=0.01, l2=0.001, preprocess="center")
+    again = tfsoftmax.train(data, RunConfig.load(run.folder / "config.json", "configuration"), tmp_path / "again")
+    assert again.config == run.config
+
+
+def test_l2_shrinks_and_cosine_falls(source, tmp_path):
+    plain, _ = train(source, tmp_path / "plain")
+    decayed, _ = train(source, tmp_path / "decayed", l2=1.0)
+    assert np.abs(decayed.model.get_weights()[0]).sum() < np.abs(plain.model.get_weights()[0]).sum() / 2
+    cosine, _ = train(source, tmp_path / "cosine", schedule="cosine")
+    rates = [row["learning_rate"] for row in history(cosine)]
+    assert rates == pytest.approx([0.05 * 0.75, 0.05 * 0.25, 0.0], abs=1e-8), "half a cosine, read after each epoch"
+
+
+def test_early_stopping_keeps_the_best(source, tmp_path):
+    run, _ = train(source, tmp_path / "run", epochs=200, patience=2, lr=2.0)
+    losses = [row["val_loss"] for row in history(run)]
+    best = int(np.argmin(losses))
+    assert len(losses) == best + 3 < 200
+    assert run.metrics["val"]["loss"] == pytest.approx(losses[best], abs=1e-5)
+    assert run.metrics["epochs"] == len(losses)
+
+
+def test_refit_takes_all_training_rows(source, tmp_path):
+    run, data = train(source, tmp_path / "run", refit=True)
+    assert run.metrics["val"] is None
+    assert "val_loss" not in history(run)[0]
+    with pytest.raises(tfsoftmax.InputError, match="has no split 'val'"):
+        run.evaluate("val", data)
+
+
+def test_tensorboard_files(source, tmp_path):
+    run, _ = train(source, tmp_path / "run", tensorboard=True)
+    assert list((run.folder / "tensorboard").rglob("events.out.tfevents.*"))
+
+
+def test_a_loss_that_is_no_number_stops(source, tmp_path):
+    with pytest.raises(
+        tfsoftmax.TrainingError, match=r"the loss is (nan|inf) in epoch 1 at learning rate 1e\+38.*--lr 0.1"
+    ):
+        train(source, tmp_path / "run", lr=1e38, momentum=0.9)
+    assert not os.listdir(tmp_path)
+
+
+def test_a_taken_folder_is_refused(source, tmp_path):
+    run, data = train(source, tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in run.folder.iterdir()}
+    with pytest.raises(tfsoftmax.InputError, match=r"run' exists; choose another --out, or give --overwrite"):
+        train(source, run.folder)
+    (run.folder / "metrics.json").unlink()
+    with pytest.raises(tfsoftmax.InputError, match="unfinished run with other settings"):
+        train(source, run.folder, epochs=4)
+    with pytest.raises(tfsoftmax.InputError, match="has not finished"):
+        tfsoftmax.Run(run.folder)
+    assert all(
+        (run.folder / name).read_bytes() == content for name, content in before.items() if name != "metrics.json"
+    )
+    again = tfsoftmax.train(data, CONFIG, run.folder)
+    assert again.metrics["epochs"] == 3
+    assert tfsoftmax.train(data, CONFIG, run.folder, overwrite=True).config == again.config
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("do not lose this")
+    with pytest.raises(tfsoftmax.InputError, match="exists and is not a run folder"):
+        tfsoftmax.train(data, CONFIG, tmp_path / "other", overwrite=True)
+
+
+def test_folder_that_cannot_be_written(source, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(tfsoftmax.InputError, match=r"cannot write the run folder .*Not a directory"):
+        train(source, tmp_path / "file" / "run")
+
+
+def test_config_must_fit_the_data(source, tmp_path):
+    data = tfsoftmax.Data(source, batch_size=32)
+    with pytest.raises(tfsoftmax.InputError, match="config says batch_size=64 and the data has batch_size=32"):
+        tfsoftmax.train(data, dataclasses.replace(CONFIG, batch_size=64), tmp_path / "run")
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+        ({"lr": -1}, "lr must be a finite number above 0, got -1"),
+        ({"lr": float("inf")}, "lr must be a finite number above 0, got inf"),
+        ({"momentum": 1.0}, "momentum must be below 1, got 1.0"),
+        ({"patience": 0}, "patience must be a whole number of at least 1"),
+        ({"patience": 3, "refit": True}, "patience needs validation rows"),
+        ({"refit": "yes"}, "refit must be true or false, got 'yes'"),
+        ({"optimizer": 3}, "optimizer must be a name, got 3"),
+        ({"val": 2.5}, "val must be a whole number"),
+    ],
+)
+def test_bad_config(settings, text):
+    with pytest.raises(tfsoftmax.InputError, match=text):
+        RunConfig(**settings)
+
+
+def test_bad_config_files(tmp_path):
+    path = tmp_path / "config.json"
+    for content, text in [
+        ('{"epoch": 3}', "unknown key 'epoch'; known are .*epochs"),
+        ("[]", "must hold one JSON object, got list"),
+        ("{", "is not JSON"),
+    ]:
+        path.write_text(content)
+        with pytest.raises(tfsoftmax.InputError, match=text):
+            RunConfig.load(path, "configuration")
+    with pytest.raises(tfsoftmax.InputError, match=r"cannot read configuration .*No such file"):
+        RunConfig.load(tmp_path / "nothing.json", "configuration")

@@ -1,0 +1,52 @@
+"""tfsoftmax: softmax regression on TensorFlow, from a labelled data set to a model that answers requests."""
+
+import importlib
+import sys
+import types
+
+__version__ = "0.1.0"
+
+# public name -> the module that owns it; resolved on first use (PEP 562), so that `import tfsoftmax` stays light
+_PUBLIC = {
+    "Data": "data",
+    "FashionMNIST": "data",
+    "load": "data",
+    "Source": "sources",
+    "ModelSpec": "spec",
+    "RunConfig": "spec",
+    "SoftmaxRegression": "model",
+    "Run": "training",
+    "train": "training",
+    "export": "export",
+    "Predictor": "predict",
+    "TfsoftmaxError": "errors",
+    "InputError": "errors",
+    "TrainingError": "errors",
+    "ExportError": "errors",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'tfsoftmax' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(importlib.import_module(f"tfsoftmax.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
+
+
+class _Package(types.ModuleType):
+    """Keeps ``tfsoftmax.export`` the function: importing the module of that name would bind the module over it."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if isinstance(value, types.ModuleType) and name in _PUBLIC:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

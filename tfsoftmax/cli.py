@@ -1,0 +1,286 @@
+"""The command line: one function a verb. Results go to standard output, progress and errors to standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tfsoftmax.errors import InputError, TfsoftmaxError
+from tfsoftmax.spec import RunConfig, one_of, read_json
+
+app = typer.Typer(
+    add_completion=False,
+    help="Softmax regression, from a labelled data set to a model that answers requests.",
+    rich_markup_mode=None,
+)
+
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(RunConfig)}
+
+
+def _setting(name: str, text: str) -> Any:
+    """A train option: None where absent; then the --config file or RunConfig's default, shown in the help, counts."""
+    default = _DEFAULTS[name]
+    return typer.Option(help=text, show_default=str(default) if default is not None else False)
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder that train wrote.")]
+
+
+def _example(command: str) -> str:
+    return f"Example: tfsoftmax {command}"
+
+
+@app.command(epilog=_example("train --out runs/book --epochs 10 --batch-size 256 --lr 0.1"))
+def train(
+    out: Annotated[Path | None, typer.Option(help="Run folder to write.", show_default="runs/DATA")] = None,
+    data: Annotated[str | None, _setting("data", "Data set; `tfsoftmax datasets` lists them.")] = None,
+    epochs: Annotated[int | None, _setting("epochs", "Passes over the training rows.")] = None,
+    batch_size: Annotated[int | None, _setting("batch_size", "Rows a step.")] = None,
+    lr: Annotated[float | None, _setting("lr", "Learning rate.")] = None,
+    seed: Annotated[int | None, _setting("seed", "Of the split and of the order of the rows.")] = None,
+    val: Annotated[
+        str | None,
+        typer.Option(help="Validation rows cut from the training split, or `test`.", show_default="one sixth"),
+    ] = None,
+    optimizer: Annotated[str | None, _setting("optimizer", "sgd, adam, adamw, lion or rmsprop.")] = None,
+    momentum: Annotated[float | None, _setting("momentum", "Of sgd.")] = None,
+    l2: Annotated[float | None, _setting("l2", "Factor of the squared weights in the loss.")] = None,
+    schedule: Annotated[str | None, _setting("schedule", "Learning rate: constant or cosine.")] = None,
+    preprocess: Annotated[str | None, _setting("preprocess", "unit, center or standardize.")] = None,
+    patience: Annotated[
+        int | None, _setting("patience", "Stop after so many epochs without a better validation loss, keep the best.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="JSON file of settings, as a run folder's config.json.")] = None,
+    refit: Annotated[bool | None, typer.Option("--refit", help="Train on the validation rows too.")] = None,
+    tensorboard: Annotated[bool | None, typer.Option("--tensorboard", help="Write event files too.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model and write its run folder."""
+    given = {name: value for name, value in locals().items() if name in _DEFAULTS and value is not None}
+    if "val" in given and given["val"] != "test":
+        try:
+            given["val"] = int(given["val"])
+        except ValueError as error:
+            raise InputError(f"--val must be a number of rows or 'test', got {val!r}") from error
+    file = {} if config is None else read_json(config, "configuration")
+    settings = RunConfig.from_dict(
+        {**file, **given}, "the command line" if config is None else f"configuration {str(config)!r}"
+    )
+    out = Path("runs", settings.data.replace(":", "_").replace("/", "_")) if out is None else out
+    with _tensorflow():
+        from tfsoftmax import data as datasets
+        from tfsoftmax import training
+    rows = datasets.load(settings.data, **training.data_settings(settings))
+    run = training.train(rows, settings, out, overwrite=overwrite, progress=True)
+    if as_json:
+        print(json.dumps({"run": str(run.folder), **run.metrics}))
+        return
+    print(f"trained {run.metrics['epochs']} epochs in {run.metrics['seconds']:.1f} s: {run.folder}")
+    for split in ("val", "test"):
+        if run.metrics[split]:
+            print(f"{split:<5} {_summary(run.metrics[split])}")
+
+
+@app.command(epilog=_example("evaluate runs/fashion_mnist --split val --json"))
+def evaluate(
+    run: RunFolder,
+    split: Annotated[str, typer.Option(help="test or val.")] = "test",
+    as_json: Json = False,
+) -> None:
+    """Evaluate a finished run: loss, accuracy with its 95 % interval, figures a class, confusion matrix."""
+    one_of("--split", split, ("test", "val"))
+    with _tensorflow():
+        from tfsoftmax.training import Run
+    result = Run(run).evaluate(split)
+    if as_json:
+        print(json.dumps({"split": split, **result}))
+        return
+    print(f"{split}: {_summary(result)}\n")
+    width = max(len("class"), *(len(row["name"]) for row in result["classes"]))
+    print(f"{'class':<{width}}  count  precision  recall")
+    for row in result["classes"]:
+        print(f"{row['name']:<{width}}  {row['count']:>5}  {_figure(row['precision']):>9}  {_figure(row['recall']):>6}")
+    print("\nconfusion matrix (row: true class, column: predicted class)")
+    cell = max(5, *(len(str(count)) + 1 for row in result["confusion"] for count in row))
+    print(f"{'':<{width}}  " + "".join(f"{i:>{cell}}" for i in range(len(result["classes"]))))
+    for i, (row, counts) in enumerate(zip(result["classes"], result["confusion"], strict=True)):
+        print(f"{row['name']:<{width}} {i}" + "".join(f"{count:>{cell}}" for count in counts))
+
+
+@app.command(epilog=_example("export runs/fashion_mnist --to export/fashion_mnist"))
+def export(
+    run: RunFolder,
+    to: Annotated[Path, typer.Option(help="Export folder; its name is the model's name for servers.")],
+    as_json: Json = False,
+) -> None:
+    """Export a finished run as the next version, each file compared with the model on the validation rows."""
+    with _tensorflow():
+        from tfsoftmax.export import export as write
+        from tfsoftmax.export import parity_table
+        from tfsoftmax.training import Run
+    finished = Run(run)
+    data = finished.data()
+    held_out = data.test if data.val is None else data.val
+    with _quiet():
+        done = write(finished.model, finished.spec, to, rows=held_out.rows.x, metrics=finished.metrics)
+    if as_json:
+        print(json.dumps({"folder": str(done.folder), "parity": done.parity}))
+    else:
+        print(f"exported version {done.folder.name}: {done.folder}\n{parity_table(done.parity)}")
+
+
+@app.command(epilog=_example("predict export/fashion_mnist shoe.png --top 3"))
+def predict(
+    export: Annotated[Path, typer.Argument(metavar="EXPORT", help="Export folder, or one version folder in it.")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE…", help="PNG, JPEG, NPY, NPZ or IDX files; - reads one JSON array.")
+    ],
+    top: Annotated[int, typer.Option(help="Classes to show for each input, most probable first.", min=1)] = 3,
+    fit: Annotated[bool, typer.Option("--fit", help="Convert pictures of another colour mode or size.")] = False,
+    invert: Annotated[
+        bool, typer.Option("--invert", help="For dark-on-light pictures: turn them light-on-dark.")
+    ] = False,
+    as_json: Json = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print CSV: input, label, probability, then the rest of the top.")
+    ] = False,
+) -> None:
+    """Predict with an export, through ONNX Runtime."""
+    if as_json and as_csv:
+        raise InputError("--json and --csv exclude each other: give one of the two")
+    from tfsoftmax import inputs
+    from tfsoftmax.predict import Predictor
+
+    predictor = Predictor(export)
+    classes = predictor.spec.classes
+    top = min(top, len(classes))
+    batches = [(name, inputs.read(name, predictor.spec, fit=fit, invert=invert)) for name in files]
+    answers: list[tuple[str, list[tuple[str, float]]]] = []
+    for name, raw in batches:
+        probabilities = predictor.answer(raw)["probabilities"]
+        best = (-probabilities).argsort(axis=1, kind="stable")[:, :top]
+        for i, order in enumerate(best):
+            row = name if len(raw) == 1 else f"{name}[{i}]"
+            answers.append((row, [(classes[k], float(probabilities[i, k])) for k in order]))
+    if as_json:
+        rows = [
+            {"input": row, "label": ranked[0][0], "top": [{"label": label, "probability": p} for label, p in ranked]}
+            for row, ranked in answers
+        ]
+        print(json.dumps({"predictions": rows}))
+    elif as_csv:
+        table = csv.writer(sys.stdout, lineterminator="\n")
+        ranks = [field for k in range(2, top + 1) for field in (f"label_{k}", f"probability_{k}")]
+        table.writerow(["input", "label", "probability", *ranks])
+        table.writerows([row, *(field for pair in ranked for field in pair)] for row, ranked in answers)
+    else:
+        width = max((len(row) for row, _ in answers), default=0)
+        for row, ranked in answers:
+            print(f"{row:<{width}}  " + "   ".join(f"{label} {p:.1%}" for label, p in ranked))
+
+
+@app.command(epilog=_example("formats"))
+def formats(as_json: Json = False) -> None:
+    """List the formats that export writes."""
+    from tfsoftmax.export import EXPORTERS
+
+    if as_json:
+        print(json.dumps({name: {"file": entry.file, "runtime": entry.runtime} for name, entry in EXPORTERS.items()}))
+        return
+    for name, entry in EXPORTERS.items():
+        print(f"{name:<12} {entry.file:<16} checked in {entry.runtime}")
+
+
+@app.command(epilog=_example("datasets"))
+def datasets(as_json: Json = False) -> None:
+    """List the data sets that --data takes."""
+    from tfsoftmax.sources import SOURCES
+
+    if as_json:
+        print(json.dumps({kind.usage: kind.summary for kind in SOURCES.values()}))
+        return
+    for kind in SOURCES.values():
+        print(f"{kind.usage:<15} {kind.summary}")
+
+
+def _summary(result: dict[str, Any]) -> str:
+    low, high = result["accuracy_95"]
+    return (
+        f"loss {result['loss']:.4f}   accuracy {result['accuracy']:.4f} "
+        f"(95 % interval {low:.4f} to {high:.4f}, {result['rows']:,} rows)"
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what native code prints on standard error off the screen, and show it if the block fails unexpectedly."""
+    sys.stderr.flush()
+    screen = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, TfsoftmaxError):
+                kept.seek(0)
+                os.write(screen, kept.read())
+            raise
+        finally:
+            os.dup2(screen, 2)
+            os.close(screen)
+
+
+@contextlib.contextmanager
+def _tensorflow() -> Iterator[None]:
+    """Import TensorFlow and start its devices without their chatter; imports of modules that need it go inside."""
+    with _quiet():
+        import absl.logging
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+        tf.get_logger().setLevel("ERROR")
+        absl.logging.set_verbosity(absl.logging.ERROR)
+        yield
+
+
+def main() -> None:
+    """Run one command. Exit status: 0 done, 1 failed, 2 wrong usage or bad input; one line says why."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"] or ["--help"]
+    debug = "--debug" in sys.argv
+    usage_error = typer.BadParameter.__mro__[2]  # click's ClickException, which Typer exports under no name of its own
+    try:
+        sys.exit(typer.main.get_command(app).main(arguments, prog_name="tfsoftmax", standalone_mode=False) or 0)
+    except TfsoftmaxError as error:
+        failure, status, text = error, error.exit_status, str(error)
+    except usage_error as error:
+        failure, status, text = error, 2, error.format_message()
+    except (KeyboardInterrupt, typer.Abort) as error:
+        failure, status, text = error, 130, "interrupted"
+    except OSError as error:
+        failure, status, text = (
+            error,
+            1,
+            f"{error.strerror or error}: {error.filename}" if error.filename else str(error),
+        )
+    except Exception as error:
+        failure, status, text = error, 1, f"{type(error).__name__}: {error} (--debug shows where)"
+    if debug:
+        raise failure
+    print(f"error: {text}", file=sys.stderr)
+    sys.exit(status)

@@ -1,0 +1,218 @@
+"""From a source to tf.data: the split, the preprocessing constants, the order of the rows."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfsoftmax import sources
+from tfsoftmax.errors import InputError
+from tfsoftmax.spec import ModelSpec, check_val, number, one_of
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+Constants = tuple[float | np.ndarray, float | np.ndarray]
+
+
+def _unit(x: np.ndarray, full: float) -> Constants:
+    """Divide by the largest value of the type: pictures come to [0, 1], as in the chapter; floats stay as they are."""
+    return 0.0, 1.0 / full
+
+
+def _center(x: np.ndarray, full: float) -> Constants:
+    """``unit``, with each input's mean over the training rows subtracted."""
+    return x.mean(axis=0, dtype=np.float64), 1.0 / full
+
+
+def _standardize(x: np.ndarray, full: float) -> Constants:
+    """Subtract each input's mean, divide by its deviation + 0.05 (so that constant pixels do not explode)."""
+    deviation = x.std(axis=0, dtype=np.float64) / full
+    return x.mean(axis=0, dtype=np.float64), 1.0 / (full * (deviation + 0.05))
+
+
+# name -> function of the raw training rows (n, *shape) and the largest value of their type (255 for uint8, 1 for
+# floats) that gives the (offset, scale) of ModelSpec.
+PREPROCESSORS = {"unit": _unit, "center": _center, "standardize": _standardize}
+
+
+def preprocess(spec: ModelSpec, x: tf.Tensor) -> tf.Tensor:
+    """Apply the preprocessing of ``spec`` to raw inputs ``(batch, *shape)``; gives float32 of the same shape."""
+    import tensorflow as tf
+
+    def constant(value: float | tuple[float, ...]) -> tf.Tensor:
+        return tf.constant(value, tf.float32, shape=spec.shape if isinstance(value, tuple) else ())
+
+    return (tf.cast(x, tf.float32) - constant(spec.offset)) * constant(spec.scale)
+
+
+class Rows:
+    """The rows of one split, in memory and raw, with their batch size and their order.
+
+    The order of epoch ``e`` depends on ``(seed, e)`` alone, so a run that goes on at epoch ``e`` sees the rows that
+    an undisturbed one sees. ``epoch`` counts the epochs begun: each new iteration of :meth:`dataset` is the next one.
+
+    Args:
+        x: raw inputs ``(rows, *spec.shape)`` of dtype ``spec.dtype``.
+        y: labels int32 ``(rows,)``.
+        spec: its preprocessing is applied to each batch.
+        batch_size: rows a batch; the last batch of an epoch has what is left.
+        seed: shuffles anew each epoch; ``None`` keeps the rows as they are.
+    """
+
+    def __init__(self, x: np.ndarray, y: np.ndarray, spec: ModelSpec, batch_size: int, seed: int | None = None):
+        import tensorflow as tf
+
+        self.x, self.y, self.spec, self.batch_size, self.seed = x, y, spec, batch_size, seed
+        with tf.device("CPU"):
+            self.epoch = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch."""
+        return math.ceil(len(self) / self.batch_size)
+
+    def order(self, epoch: tf.Tensor | int) -> tf.Tensor:
+        """Indices of the rows in the order of ``epoch``: int32 ``(rows,)``."""
+        import tensorflow as tf
+
+        rows = tf.range(len(self), dtype=tf.int32)
+        if self.seed is None:
+            return rows
+        seed = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(epoch, tf.int64)])
+        return tf.random.experimental.stateless_shuffle(rows, seed=seed)
+
+    @functools.cached_property
+    def tensors(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """The raw ``x`` and ``y`` as tensors on the host."""
+        import tensorflow as tf
+
+        with tf.device("CPU"):
+            return tf.constant(self.x), tf.constant(self.y)
+
+    def dataset(self) -> tf.data.Dataset:
+        """The batches of one epoch: ``x`` float32 ``(batch, *shape)`` preprocessed, ``y`` int32 ``(batch,)``.
+
+        The data set carries this object as its attribute ``rows``; data sets derived from it do not.
+        """
+        import tensorflow as tf
+
+        (x, y), size, count = self.tensors, self.batch_size, len(self)
+
+        def begin(_: tf.Tensor) -> tf.Tensor:
+            return self.order(self.epoch.assign_add(1) - 1)
+
+        def batch(order: tf.Tensor, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            rows = order[step * size : tf.minimum((step + 1) * size, count)]
+            raw = tf.gather(x, rows)
+            return preprocess(self.spec, tf.ensure_shape(raw, (None, *self.spec.shape))), tf.gather(y, rows)
+
+        def batches(order: tf.Tensor) -> tf.data.Dataset:
+            steps = tf.data.Dataset.range(self.steps, output_type=tf.int32)
+            return steps.map(functools.partial(batch, order), num_parallel_calls=tf.data.AUTOTUNE)
+
+        epoch = tf.data.Dataset.from_tensors(0).map(begin).flat_map(batches)
+        epoch = epoch.apply(tf.data.experimental.assert_cardinality(self.steps)).prefetch(tf.data.AUTOTUNE)
+        epoch.rows = self
+        return epoch
+
+
+class Data:
+    """A labelled data set, split and ready for ``model.fit``.
+
+    Args:
+        source: the rows; :func:`load` reads one by name.
+        batch_size: rows a batch, at least 1.
+        val: validation rows, drawn by ``seed`` from the training split; ``None`` draws one sixth of it; ``"test"``
+            validates on the test split (the book's way: then nothing unseen is left to report).
+        seed: of the split and of the order of the training rows.
+        preprocess: a name in ``PREPROCESSORS``; constants come from the training rows alone.
+        refit: train on training and validation rows together; ``val`` is then ``None``.
+
+    Attributes:
+        train: ``tf.data.Dataset`` of ``(x, y)``, shuffled anew each epoch by ``seed``.
+        val: the same for the validation rows, in order; ``None`` with ``refit``.
+        test: the same for the test split, in order.
+        spec: the :class:`~tfsoftmax.spec.ModelSpec`.
+        classes: class names in the order of the labels.
+        settings: the arguments above but ``source``, with ``val`` as it turned out.
+
+    Raises:
+        InputError: a setting out of range, or a split that leaves no training row.
+    """
+
+    def __init__(
+        self,
+        source: sources.Source,
+        batch_size: int = 256,
+        val: int | str | None = None,
+        seed: int = 0,
+        preprocess: str = "unit",
+        refit: bool = False,
+    ):
+        number("batch_size", batch_size, 1, whole=True)
+        number("seed", seed, 0, whole=True)
+        one_of("preprocess", preprocess, PREPROCESSORS)
+        check_val(val)
+        held_out = None
+        x, y = source.x_train, source.y_train
+        if val == "test":
+            held_out = source.x_test, source.y_test
+        elif not refit:
+            val = max(1, len(x) // 6) if val is None else val
+            if val >= len(x):
+                raise InputError(f"val={val} leaves no training row of {len(x)} in {source.name!r}: give less")
+            drawn = np.zeros(len(x), bool)
+            drawn[np.random.default_rng(seed).permutation(len(x))[:val]] = True
+            held_out = x[drawn], y[drawn]
+            x, y = x[~drawn], y[~drawn]
+        self.settings = {
+            "batch_size": batch_size,
+            "val": val,
+            "seed": seed,
+            "preprocess": preprocess,
+            "refit": refit,
+        }
+        offset, scale = PREPROCESSORS[preprocess](x, 255.0 if x.dtype == np.uint8 else 1.0)
+        self.classes = tuple(source.classes)
+        self.spec = ModelSpec(
+            name=source.name,
+            shape=x.shape[1:],
+            dtype=str(x.dtype),
+            classes=self.classes,
+            preprocess=preprocess,
+            offset=_plain(offset),
+            scale=_plain(scale),
+        )
+        self.train = Rows(x, y, self.spec, batch_size, seed).dataset()
+        self.val = None if refit or held_out is None else Rows(*held_out, self.spec, batch_size).dataset()
+        self.test = Rows(source.x_test, source.y_test, self.spec, batch_size).dataset()
+
+
+def _plain(value: float | np.ndarray) -> float | tuple[float, ...]:
+    return tuple(value.ravel().tolist()) if isinstance(value, np.ndarray) else float(value)
+
+
+def load(name: str, **settings: Any) -> Data:
+    """Read the data set ``name`` (see ``tfsoftmax datasets``); ``settings`` are those of :class:`Data`.
+
+    Raises:
+        InputError: as :class:`Data`, and an unknown name or unusable files.
+    """
+    return Data(sources.read(name), **settings)
+
+
+def FashionMNIST(  # a class in the chapter, hence its name
+    batch_size: int = 256, val: int | str = 10_000, seed: int = 0, preprocess: str = "unit"
+) -> Data:
+    """The embedded Fashion-MNIST, 28x28 uint8, ten classes: 50,000 + 10,000 training and validation rows, 10,000 test.
+
+    Arguments and errors are those of :class:`Data`.
+    """
+    return load("fashion_mnist", batch_size=batch_size, val=val, seed=seed, preprocess=preprocess)

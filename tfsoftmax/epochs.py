@@ -1,0 +1,390 @@
+"""The compiled epoch: what ``fit`` and ``evaluate`` of a softmax regression run instead of Keras's step by step.
+
+A whole epoch over rows in memory is one XLA function: gather, cast, preprocessing, loss, metrics, gradient and the
+optimizer's update in one loop, with static shapes (the last smaller batch is a second body of its own size). The
+weight gradient is computed transposed, ``(C, F) = errorᵀ x``, which a matrix product does twice as fast as
+``(F, C) = xᵀ error`` when classes are few. Streams go through the same step, compiled once a batch shape.
+
+What cannot be served so goes Keras's own way, with one log line that says why; the results are the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import keras
+import tensorflow as tf
+from tensorflow.compiler.tf2xla.ops import gen_xla_ops
+
+from tfsoftmax.data import preprocess
+from tfsoftmax.errors import InputError
+from tfsoftmax.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from tfsoftmax.data import Rows
+
+_log = logging.getLogger(__name__)
+
+# metrics that are known to compile
+_METRICS = (
+    keras.metrics.Mean,
+    keras.metrics.SparseCategoricalAccuracy,
+    keras.metrics.SparseCategoricalCrossentropy,
+    keras.metrics.SparseTopKCategoricalAccuracy,
+)
+_NO_STRATEGY = tf.distribute.get_strategy()  # TensorFlow's default one, a single object
+_BATCH_HOOKS = [f"on_{kind}batch_{when}" for kind in ("", "train_", "test_") for when in ("begin", "end")]
+
+
+def accelerate(model: keras.Sequential) -> keras.Sequential:
+    """Give ``model`` the compiled epoch and return it; ``SoftmaxRegression`` does this, a loaded model can have it too.
+
+    ``fit`` and ``evaluate`` keep their Keras meaning. The model stays a plain Keras model: what it saves does not
+    mention tfsoftmax, and a copy or a loaded file is without the compiled epoch until it is given again.
+    """
+    epochs = _Epochs(model)
+    model.fit, model.evaluate = epochs.fit, epochs.evaluate
+    model.make_train_function = functools.partial(epochs.make_function, "train")
+    model.make_test_function = functools.partial(epochs.make_function, "test")
+    return model
+
+
+@tf.custom_gradient
+def _product(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[None, tf.Tensor]]]:
+    """``x @ kernel`` for x ``(batch, F)``, whose gradient is computed as ``(C, F)`` and turned afterwards."""
+
+    def gradient(upstream: tf.Tensor) -> tuple[None, tf.Tensor]:
+        transposed = tf.matmul(upstream, x, transpose_a=True)
+        # without the barrier XLA would fold the transpose into the product and be slow again
+        (transposed,) = gen_xla_ops.xla_optimization_barrier(input=[transposed])
+        return None, tf.transpose(transposed)
+
+    return tf.matmul(x, kernel), gradient
+
+
+class _Epochs:
+    """The hooks that :func:`accelerate` sets on one model, and the compiled functions behind them."""
+
+    def __init__(self, model: keras.Sequential):
+        self.model = model
+        self.keras_fit, self.keras_evaluate = model.fit, model.evaluate
+        functools.update_wrapper(self.__class__.fit, type(model).fit)
+        functools.update_wrapper(self.__class__.evaluate, type(model).evaluate)
+        self.rows: dict[str, Rows | None] = {"train": None, "test": None}
+        self.class_weight: tf.Tensor | None = None
+        self.compiled = False
+        self.told: set[str] = set()
+
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        call = inspect.signature(self.keras_fit).bind(*args, **kwargs).arguments
+        x = call.get("x")
+        if isinstance(x, tf.data.Dataset):
+            call["shuffle"] = False  # it means nothing here, and Keras would warn so
+        rows = None if call.get("steps_per_epoch") else getattr(x, "rows", None)
+        held_out = call.get("validation_data")
+        held_out_rows = None if call.get("validation_steps") else getattr(held_out, "rows", None)
+        if not self._check(rows, held_out_rows):
+            return self.keras_fit(**call)
+        class_weight = None
+        if rows is not None:
+            call["x"], call["steps_per_epoch"] = _orders(rows), rows.steps
+            if call.get("class_weight") is not None:
+                class_weight = self._class_weight(call.pop("class_weight"))
+        if held_out_rows is not None:
+            call["validation_data"], call["validation_steps"] = _nothing(), held_out_rows.steps
+        steps = call.get("steps_per_epoch") or _cardinality(x)
+        with self._running(rows, held_out_rows, class_weight, steps, call.get("callbacks")):
+            return self.keras_fit(**call)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        call = inspect.signature(self.keras_evaluate).bind(*args, **kwargs).arguments
+        call.update(call.pop("kwargs", {}))
+        if "_use_cached_eval_dataset" in call:  # called by fit, which has set all up
+            return self.keras_evaluate(**call)
+        rows = None if call.get("steps") else getattr(call.get("x"), "rows", None)
+        if not self._check(rows):
+            return self.keras_evaluate(**call)
+        steps = call.get("steps") or _cardinality(call.get("x"))
+        if rows is not None:
+            call["x"], call["steps"] = _nothing(), rows.steps
+            steps = rows.steps
+        with self._running(None, rows, None, steps, call.get("callbacks")):
+            return self.keras_evaluate(**call)
+
+    def make_function(self, kind: str, force: bool = False) -> None:
+        """Set ``train_function`` or ``test_function``: Keras calls this before each fit, and after a compile anew."""
+        model, name = self.model, f"{kind}_function"
+        if getattr(model, name) is not None and not force:
+            return
+        getattr(type(model), f"make_{name}")(model, force=True)
+        keras_way = getattr(model, name)
+        functions = _Functions(model, train=kind == "train")
+
+        def function(iterator: Any) -> dict[str, tf.Tensor]:
+            if not self.compiled or not isinstance(iterator, tf.data.Iterator):
+                return keras_way(iterator)  # also train_on_batch and test_on_batch
+            if self.rows[kind] is not None:
+                return self._run_rows(functions, kind, iterator)
+            if why := functions.misfit(iterator.element_spec):
+                self._tell(why)
+                return keras_way(iterator)
+            return functions.stream(iterator, model.steps_per_execution)
+
+        setattr(model, name, function)
+
+    def _run_rows(self, functions: _Functions, kind: str, iterator: tf.data.Iterator) -> dict[str, tf.Tensor]:
+        """Run the next ``steps_per_execution`` batches of the rows in memory."""
+        rows, begin = self.rows[kind], self.position[kind]
+        if kind == "train" and begin == 0:
+            self.order = next(iterator)
+        order = self.order if kind == "train" else rows.order(0)
+        end = min(begin + self.model.steps_per_execution, rows.steps)
+        logs = functions.rows(rows, order, begin, end, self.class_weight if kind == "train" else None)
+        self.position[kind] = end % rows.steps
+        if kind == "train" and end == rows.steps:
+            rows.epoch.assign_add(1)
+        return logs
+
+    @contextlib.contextmanager
+    def _running(
+        self, train: Rows | None, test: Rows | None, class_weight: tf.Tensor | None, steps: int | None, callbacks: Any
+    ) -> Iterator[None]:
+        """For one fit or evaluate: the rows in memory, and as many batches a call as the callbacks allow."""
+        model = self.model
+        kept = self.rows, self.class_weight, model.steps_per_execution, self.compiled
+        kept_position = getattr(self, "position", None)
+        self.rows, self.class_weight, self.compiled = {"train": train, "test": test}, class_weight, True
+        self.position = {"train": 0, "test": 0}
+        if steps and not _needs_batches(callbacks):
+            model.steps_per_execution = steps
+        try:
+            yield
+        finally:
+            self.rows, self.class_weight, model.steps_per_execution, self.compiled = kept
+            self.position = kept_position
+
+    def _check(self, *all_rows: Rows | None) -> bool:
+        """Whether this model and these rows can take the compiled way; tells once why not, refuses wrong labels."""
+        why = _misfit(self.model)
+        for rows in all_rows:
+            why = why or (rows is not None and _prepare(self.model, rows.spec.shape))
+            if rows is not None and not why and (largest := int(rows.y.max())) >= self.model.layers[1].units:
+                raise InputError(f"label {largest} is outside the model's {self.model.layers[1].units} outputs")
+        if why:
+            self._tell(why)
+        return not why
+
+    def _tell(self, why: str) -> None:
+        if why not in self.told:
+            self.told.add(why)
+            _log.warning("training Keras's own way, which is slower: %s", why)
+
+    def _class_weight(self, weights: dict[int, float]) -> tf.Tensor:
+        classes = self.model.layers[1].units
+        if sorted(weights) != list(range(classes)):
+            raise InputError(
+                f"class_weight must have one weight for each of the {classes} classes, got {sorted(weights)}"
+            )
+        return tf.constant([weights[label] for label in range(classes)], tf.float32)
+
+
+class _Functions:
+    """The compiled functions for training or for testing one model as it is compiled now."""
+
+    def __init__(self, model: keras.Sequential, train: bool):
+        self.model, self.train = model, train
+        self._epoch = tf.function(self._epoch_body, jit_compile=True, autograph=False)
+        self._step = tf.function(self._step_body, jit_compile=True, autograph=False)
+        self._stream = tf.function(self._stream_body, autograph=False, reduce_retracing=True)
+
+    def rows(
+        self, rows: Rows, order: tf.Tensor, begin: int, end: int, class_weight: tf.Tensor | None
+    ) -> dict[str, tf.Tensor]:
+        """Run batches ``begin`` to ``end`` of an epoch in the given order."""
+        x, y = rows.tensors
+        return self._epoch(x, y, order, tf.constant(begin), tf.constant(end), class_weight, rows.batch_size, rows.spec)
+
+    def stream(self, iterator: tf.data.Iterator, count: int) -> dict[str, tf.Tensor]:
+        """Run the next ``count`` batches of a stream, or those that are left; StopIteration if none is."""
+        try:
+            done, logs = self._stream(iterator, tf.constant(count))
+        except tf.errors.InvalidArgumentError as error:
+            if "tfsoftmax-label" not in error.message:
+                raise
+            raise InputError(f"the data has a label outside [0, {self.model.layers[1].units})") from error
+        if not done:
+            raise StopIteration
+        return logs
+
+    def misfit(self, spec: Any) -> str:
+        """Why batches of this element spec cannot take the compiled way; empty if they can."""
+        if not (isinstance(spec, tuple) and 2 <= len(spec) <= 3 and all(isinstance(s, tf.TensorSpec) for s in spec)):
+            return f"batches are not (x, y) or (x, y, sample_weight) of dense tensors: {spec}"
+        x, y = spec[:2]
+        if x.shape.rank is None or x.shape.rank < 2 or None in x.shape[1:] or y.shape.rank not in (1, 2):
+            return f"batches have no static shape: x {x.shape}, y {y.shape}"
+        if not (x.dtype.is_floating or x.dtype.is_integer):
+            return f"inputs are {x.dtype.name}"
+        return _prepare(self.model, x.shape[1:])
+
+    def _epoch_body(
+        self,
+        x: tf.Tensor,
+        y: tf.Tensor,
+        order: tf.Tensor,
+        begin: tf.Tensor,
+        end: tf.Tensor,
+        class_weight: tf.Tensor | None,
+        size: int,
+        spec: ModelSpec,
+    ) -> dict[str, tf.Tensor]:
+        full, rest = divmod(x.shape[0], size)
+
+        def batch(i: tf.Tensor, count: int) -> None:
+            picked = tf.slice(order, [i * size], [count])
+            labels = tf.gather(y, picked)
+            weight = None if class_weight is None else tf.gather(class_weight, labels)
+            self._step_body(preprocess(spec, tf.gather(x, picked)), labels, weight)
+
+        def loop(i: tf.Tensor) -> tf.Tensor:
+            batch(i, size)
+            return i + 1
+
+        def last() -> tf.Tensor:
+            batch(tf.constant(full), rest)
+            return end
+
+        if full:
+            tf.while_loop(lambda i: i < tf.minimum(end, full), loop, [begin])
+        if rest:
+            tf.cond(end > full, last, lambda: end)
+        return self.model.get_metrics_result()
+
+    def _step_body(self, x: tf.Tensor, y: tf.Tensor, weight: tf.Tensor | None) -> None:
+        """One batch: Keras's own loss, metrics and optimizer around our product."""
+        model, dense = self.model, self.model.layers[1]
+        x = tf.reshape(tf.cast(x, tf.float32), (-1, dense.kernel.shape[0]))
+        variables = model.trainable_variables
+        with tf.GradientTape() as tape:
+            logits = _product(x, dense.kernel.value)
+            if dense.bias is not None:
+                logits += dense.bias.value
+            loss = model.compute_loss(None, y, logits, weight, training=self.train)
+        if self.train:
+            model.optimizer.apply(tape.gradient(loss, [variable.value for variable in variables]), variables)
+        next(metric for metric in model.metrics if metric.name == "loss").update_state(
+            loss, sample_weight=tf.shape(x)[0]
+        )
+        model.compute_metrics(None, y, logits, weight)
+
+    def _stream_body(self, iterator: tf.data.Iterator, count: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        classes = self.model.layers[1].units
+
+        def loop(i: tf.Tensor, batch: tf.experimental.Optional) -> tuple[tf.Tensor, tf.experimental.Optional]:
+            x, y, *weight = batch.get_value()
+            labels = tf.cast(y, tf.int64)
+            # XLA would turn a wrong label into NaN without a word
+            good = tf.reduce_all((labels >= 0) & (labels < classes))
+            with tf.control_dependencies([tf.debugging.Assert(good, ["tfsoftmax-label"])]):
+                self._step(x, y, weight[0] if weight else None)
+            return i + 1, tf.cond(i + 1 < count, iterator.get_next_as_optional, lambda: batch)
+
+        done, _ = tf.while_loop(
+            lambda i, batch: (i < count) & batch.has_value(), loop, [tf.constant(0), iterator.get_next_as_optional()]
+        )
+        return done, self.model.get_metrics_result()
+
+
+def _misfit(model: keras.Model) -> str:
+    """Why this model cannot take the compiled way; empty if it can."""
+    kinds = [type(layer) for layer in model.layers]
+    if kinds != [keras.layers.Flatten, keras.layers.Dense]:
+        return f"its layers are {[kind.__name__ for kind in kinds]}, not Flatten and Dense"
+    dense = model.layers[1]
+    if dense.activation is not keras.activations.linear or dense.activity_regularizer or dense.lora_rank:
+        return "its Dense has an activation, an activity regularizer or LoRA"
+    if not dense.trainable or not model.trainable:
+        return "its Dense is frozen"
+    if model.dtype_policy.compute_dtype != "float32" or dense.dtype_policy.compute_dtype != "float32":
+        return f"it computes in {dense.dtype_policy.compute_dtype}"
+    for name in ("train_step", "test_step", "compute_loss", "compute_metrics"):
+        if getattr(getattr(model, name), "__func__", None) is not getattr(keras.Model, name):
+            return f"{name} is not Keras's own"
+    if not model.compiled:
+        return "it is not compiled"
+    if model.run_eagerly:
+        return "run_eagerly is on"
+    loss = model.loss
+    if (
+        type(loss) is not keras.losses.SparseCategoricalCrossentropy
+        or not loss.from_logits
+        or loss.ignore_class is not None
+    ):
+        return "its loss is not SparseCategoricalCrossentropy(from_logits=True)"
+    if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
+        return "its optimizer scales the loss"
+    if model.distribute_strategy is not _NO_STRATEGY:
+        return "it is trained under a tf.distribute strategy"
+    return ""
+
+
+def _prepare(model: keras.Sequential, shape: Any) -> str:
+    """Make all variables for inputs of ``shape``, since a compiled loop cannot make any; gives why that is no use."""
+    if not model.built:
+        model.build((None, *shape))
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    if model.input_shape[1:] != tuple(shape):
+        return f"the model takes {model.input_shape[1:]} and the data has {tuple(shape)}"
+    for compiled in model.metrics:
+        if compiled.name == "compile_metrics":
+            if not compiled.built:
+                label, logits = tf.zeros((1,), tf.int32), tf.zeros((1, model.layers[1].units))
+                model.compute_loss(None, label, logits)
+                model.compute_metrics(None, label, logits)
+                model.reset_metrics()
+            for metric in compiled.metrics:
+                if not isinstance(metric, _METRICS):
+                    return f"its metric {type(metric).__name__} is not known to compile"
+    return ""
+
+
+def _needs_batches(callbacks: Any) -> bool:
+    """Whether a callback wants to be called for each batch."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks = callbacks.callbacks
+    for callback in keras.tree.flatten(callbacks or []):
+        if isinstance(callback, (keras.callbacks.ModelCheckpoint, keras.callbacks.BackupAndRestore)):
+            if callback.save_freq != "epoch":
+                return True
+        elif isinstance(callback, keras.callbacks.TensorBoard):
+            if callback.update_freq != "epoch" or callback._stop_batch:  # a batch to profile; no public name tells
+                return True
+        elif not isinstance(callback, (keras.callbacks.History, keras.callbacks.ProgbarLogger)):
+            for hook in _BATCH_HOOKS:
+                if hook in vars(callback) or getattr(type(callback), hook) is not getattr(
+                    keras.callbacks.Callback, hook
+                ):
+                    return True
+    return False
+
+
+def _cardinality(x: Any) -> int | None:
+    """Batches that a data set says it has; None for anything else."""
+    count = int(x.cardinality()) if isinstance(x, tf.data.Dataset) else -1
+    return count if count > 0 else None
+
+
+def _orders(rows: Rows) -> tf.data.Dataset:
+    """One permutation after the other from the rows' next epoch on; ``fit`` keeps its iterator over all epochs."""
+    return tf.data.Dataset.counter(int(rows.epoch)).map(rows.order).prefetch(1)
+
+
+def _nothing() -> tf.data.Dataset:
+    """What Keras iterates over where the rows are in memory and their order is known."""
+    return tf.data.Dataset.from_tensors(0).repeat()

@@ -1,0 +1,91 @@
+"""SoftmaxRegression: the Keras Sequential of Flatten and Dense, with its loss, optimizer and metric."""
+
+from __future__ import annotations
+
+import keras
+
+from tfsoftmax.epochs import accelerate
+from tfsoftmax.errors import InputError
+from tfsoftmax.spec import number, one_of
+
+# name -> Keras class; `--optimizer` takes these names.
+OPTIMIZERS = {
+    "adam": keras.optimizers.Adam,
+    "adamw": keras.optimizers.AdamW,
+    "lion": keras.optimizers.Lion,
+    "rmsprop": keras.optimizers.RMSprop,
+    "sgd": keras.optimizers.SGD,
+}
+
+
+def SoftmaxRegression(  # a class in the chapter, hence its name
+    num_outputs: int,
+    lr: float = 0.1,
+    *,
+    optimizer: str | keras.optimizers.Optimizer = "sgd",
+    momentum: float = 0.0,
+    l2: float = 0.0,
+    decay_steps: int | None = None,
+    initializer: str | keras.initializers.Initializer = "zeros",
+    seed: int | None = None,
+) -> keras.Sequential:
+    """Softmax regression: ``logits = Flatten(x) @ kernel + bias``, compiled and ready for ``fit``.
+
+    The loss is ``SparseCategoricalCrossentropy(from_logits=True)``: softmax and logarithm in one, by log-sum-exp, so
+    that large logits neither overflow nor give ``log(0)``. The problem is convex, so zero weights are as good a start
+    as any; the zero start makes the result independent of a seed.
+
+    Args:
+        num_outputs: number of classes, at least 2.
+        lr: learning rate, above 0; not used if ``optimizer`` is an object.
+        optimizer: a name in ``OPTIMIZERS`` or any Keras optimizer.
+        momentum: of ``"sgd"``, in [0, 1).
+        l2: adds ``l2 * sum(kernel ** 2)`` to the loss; the bias is left alone.
+        decay_steps: with a number, the learning rate falls from ``lr`` to 0 along half a cosine over so many steps.
+        initializer: of the kernel.
+        seed: of an initializer given by name.
+
+    Returns:
+        A ``keras.Sequential`` of ``Flatten`` and ``Dense``: takes float32 ``(batch, *shape)``, gives float32 logits
+        ``(batch, num_outputs)``. What it saves opens in Keras without tfsoftmax.
+
+    Raises:
+        InputError: an argument out of range.
+    """
+    number("num_outputs", num_outputs, 2, whole=True)
+    number("l2", l2, 0)
+    if isinstance(optimizer, str):
+        optimizer = _optimizer(optimizer, lr, momentum, decay_steps)
+    if isinstance(initializer, str):
+        initializer = keras.initializers.get(initializer)
+        if seed is not None and "seed" in (config := initializer.get_config()):
+            initializer = type(initializer).from_config({**config, "seed": seed})
+    regularizer = keras.regularizers.L2(l2) if l2 else None
+    model = keras.Sequential(
+        [
+            keras.layers.Flatten(name="flatten"),
+            keras.layers.Dense(
+                num_outputs, kernel_initializer=initializer, kernel_regularizer=regularizer, name="logits"
+            ),
+        ],
+        name="softmax_regression",
+    )
+    model.compile(
+        optimizer=optimizer,
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return accelerate(model)
+
+
+def _optimizer(name: str, lr: float, momentum: float, decay_steps: int | None) -> keras.optimizers.Optimizer:
+    one_of("optimizer", name, OPTIMIZERS)
+    number("lr", lr, 0, open_low=True)
+    number("momentum", momentum, 0)
+    if momentum >= 1:
+        raise InputError(f"momentum must be below 1, got {momentum!r}")
+    if momentum and name != "sgd":
+        raise InputError(f"momentum goes with optimizer 'sgd', got momentum={momentum!r} with {name!r}")
+    rate = keras.optimizers.schedules.CosineDecay(lr, decay_steps) if decay_steps is not None else lr
+    extra = {"momentum": momentum} if momentum else {}
+    return OPTIMIZERS[name](learning_rate=rate, **extra)

@@ -1,0 +1,233 @@
+"""train(): a data set and a RunConfig become a run folder; Run opens one."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import io
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfsoftmax.data import Data, load
+from tfsoftmax.errors import InputError, TrainingError
+from tfsoftmax.evaluation import evaluate
+from tfsoftmax.model import SoftmaxRegression
+from tfsoftmax.spec import ModelSpec, RunConfig, one_of, read_json, write_text
+
+# name -> function of the number of all steps that gives SoftmaxRegression's decay_steps
+SCHEDULES = {"constant": lambda steps: None, "cosine": lambda steps: steps}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run folder.
+
+    Args:
+        folder: where it is.
+
+    Raises:
+        InputError: no such folder, or training has not finished there.
+    """
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        if not (self.folder / "config.json").is_file():
+            raise InputError(f"there is no run folder {str(self.folder)!r}; `tfsoftmax train --out` makes one")
+        if not (self.folder / "metrics.json").is_file():
+            raise InputError(f"the run in {str(self.folder)!r} has not finished; finish it with `tfsoftmax train`")
+
+    @functools.cached_property
+    def config(self) -> RunConfig:
+        """The settings of the run."""
+        return RunConfig.load(self.folder / "config.json", "run configuration")
+
+    @functools.cached_property
+    def spec(self) -> ModelSpec:
+        """What the model takes and gives."""
+        return ModelSpec.load(self.folder / "spec.json", "model specification")
+
+    @functools.cached_property
+    def metrics(self) -> dict[str, Any]:
+        """``metrics.json``: ``val`` and ``test`` as :func:`tfsoftmax.evaluation.evaluate` gives them; ``seconds``."""
+        return read_json(self.folder / "metrics.json", "metrics")
+
+    @functools.cached_property
+    def model(self) -> keras.Sequential:
+        """The trained model."""
+        path = self.folder / "model.keras"
+        try:
+            return keras.saving.load_model(path)
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"cannot open the model {str(path)!r}: {str(error).splitlines()[0]}") from error
+
+    def data(self) -> Data:
+        """The data set of the run, split and preprocessed as it was."""
+        return load(self.config.data, **data_settings(self.config))
+
+    def evaluate(self, split: str = "test", data: Data | None = None) -> dict[str, Any]:
+        """Evaluate the model on ``"test"`` or ``"val"`` rows of ``data`` (``None``: of :meth:`data`).
+
+        Raises:
+            InputError: another split, or validation rows of a run that has none.
+        """
+        one_of("split", split, ("test", "val"))
+        data = self.data() if data is None else data
+        rows = getattr(data, split)
+        if rows is None:
+            raise InputError(f"the run in {str(self.folder)!r} was fitted on all training rows and has no split 'val'")
+        return _evaluate(self.model, rows, data)
+
+
+def train(
+    data: Data,
+    config: RunConfig,
+    out: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Run:
+    """Train softmax regression and write the run folder ``out``.
+
+    Args:
+        data: must have the settings that ``config`` says (``load(config.data, …)`` with those gives it).
+        config: every setting of the run.
+        out: the run folder; it holds ``metrics.json`` once training has finished.
+        overwrite: replace a run that is there.
+        progress: tell of each epoch on standard error: a bar on a terminal, a line an epoch elsewhere.
+
+    Raises:
+        InputError: ``out`` is taken or cannot be written, a setting does not fit the data. Nothing is written.
+        TrainingError: the loss is no longer a number. The folder is removed.
+    """
+    settings = data_settings(config)
+    if config.val is None:
+        settings["val"] = data.settings["val"]
+        config = dataclasses.replace(config, val=data.settings["val"])
+    for name, value in settings.items():
+        if data.settings[name] != value:
+            raise InputError(f"config says {name}={value!r} and the data has {name}={data.settings[name]!r}")
+    one_of("schedule", config.schedule, SCHEDULES)
+    model = SoftmaxRegression(
+        len(data.classes),
+        config.lr,
+        optimizer=config.optimizer,
+        momentum=config.momentum,
+        l2=config.l2,
+        decay_steps=SCHEDULES[config.schedule](config.epochs * data.train.rows.steps),
+    )
+    folder = _claim(Path(out), config, overwrite)
+    try:
+        write_text(folder / "spec.json", data.spec.to_json())
+        callbacks: list[keras.callbacks.Callback] = [_Log(folder / "history.csv", config, progress)]
+        if config.patience is not None:
+            callbacks.append(
+                keras.callbacks.EarlyStopping("val_loss", patience=config.patience, restore_best_weights=True)
+            )
+        if config.tensorboard:
+            callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False))
+        begin = time.perf_counter()
+        model.fit(data.train, validation_data=data.val, epochs=config.epochs, callbacks=callbacks, verbose=0)
+        seconds = time.perf_counter() - begin
+    except TrainingError:
+        shutil.rmtree(folder)
+        raise
+    aside = folder / ".model.keras"
+    model.save(aside)
+    os.replace(aside, folder / "model.keras")
+    metrics = {
+        "val": None if data.val is None else _evaluate(model, data.val, data),
+        "test": _evaluate(model, data.test, data),
+        "epochs": len(model.history.epoch),
+        "seconds": seconds,
+    }
+    write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    return Run(folder)
+
+
+def data_settings(config: RunConfig) -> dict[str, Any]:
+    """The settings of ``config`` that :class:`tfsoftmax.Data` takes."""
+    return {name: getattr(config, name) for name in ("batch_size", "val", "seed", "preprocess", "refit")}
+
+
+def _evaluate(model: keras.Model, dataset: Any, data: Data) -> dict[str, Any]:
+    return evaluate(model.predict(dataset, verbose=0), dataset.rows.y, data.classes)
+
+
+def _claim(folder: Path, config: RunConfig, overwrite: bool) -> Path:
+    """Make ``folder`` and ``config.json`` or say why not. An unfinished run with the same settings starts anew."""
+    try:
+        if folder.exists():
+            ours = (folder / "config.json").is_file()
+            if not ours and (not folder.is_dir() or any(folder.iterdir())):
+                raise InputError(f"{str(folder)!r} exists and is not a run folder; choose another --out")
+            if ours and not overwrite:
+                if (folder / "metrics.json").is_file():
+                    raise InputError(f"run folder {str(folder)!r} exists; choose another --out, or give --overwrite")
+                if RunConfig.load(folder / "config.json", "run configuration") != config:
+                    raise InputError(
+                        f"run folder {str(folder)!r} holds an unfinished run with other settings; "
+                        "choose another --out, or give --overwrite"
+                    )
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        write_text(folder / "config.json", config.to_json())
+    except OSError as error:
+        raise InputError(f"cannot write the run folder {str(folder)!r}: {error.strerror}") from error
+    return folder
+
+
+class _Log(keras.callbacks.Callback):
+    """One row an epoch in ``history.csv``, progress on standard error, and a stop when the loss is not a number."""
+
+    def __init__(self, path: Path, config: RunConfig, progress: bool):
+        super().__init__()
+        self.path, self.config = path, config
+        self.rows: list[dict[str, Any]] = []
+        self.bar = None
+        self.lines = progress and not sys.stderr.isatty()
+        if progress and not self.lines:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self.bar = Progress(console=Console(stderr=True))
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        if self.bar:
+            self.bar.start()
+            self.task = self.bar.add_task("epochs", total=self.config.epochs)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        if not all(math.isfinite(logs[name]) for name in ("loss", "val_loss") if name in logs):
+            self.on_train_end()
+            smaller = min(RunConfig.lr, self.config.lr / 10)
+            raise TrainingError(
+                f"the loss is {logs['loss']} in epoch {epoch + 1} at learning rate {self.config.lr:g}; "
+                f"take a smaller one, such as --lr {smaller:g}"
+            )
+        rate = float(np.asarray(self.model.optimizer.learning_rate))
+        self.rows.append({"epoch": epoch + 1, **logs, "learning_rate": rate})
+        text = io.StringIO(newline="")
+        table = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.rows)
+        write_text(self.path, text.getvalue())
+        figures = "  ".join(f"{name} {value:.4f}" for name, value in logs.items())
+        if self.bar:
+            self.bar.update(self.task, advance=1, description=figures)
+        elif self.lines:
+            print(f"epoch {epoch + 1}/{self.config.epochs}  {figures}", file=sys.stderr, flush=True)
+
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+        if self.bar:
+            self.bar.stop()
