@@ -249,6 +249,7 @@ def _quiet() -> Iterator[None]:
 @contextlib.contextmanager
 def _tensorflow() -> Iterator[None]:
     """Import TensorFlow and start its devices without their chatter; imports of modules that need it go inside."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with _quiet():
         import absl.logging
         import tensorflow as tf
