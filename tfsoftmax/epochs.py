@@ -32,7 +32,6 @@ _log = logging.getLogger(__name__)
 
 # metrics that are known to compile
 _METRICS = (
-    keras.metrics.Mean,
     keras.metrics.SparseCategoricalAccuracy,
     keras.metrics.SparseCategoricalCrossentropy,
     keras.metrics.SparseTopKCategoricalAccuracy,
@@ -73,14 +72,17 @@ class _Epochs:
     def __init__(self, model: keras.Sequential):
         self.model = model
         self.keras_fit, self.keras_evaluate = model.fit, model.evaluate
-        functools.update_wrapper(self.__class__.fit, type(model).fit)
-        functools.update_wrapper(self.__class__.evaluate, type(model).evaluate)
-        self.rows: dict[str, Rows | None] = {"train": None, "test": None}
+        # of the fit or evaluate that is running, set by _running
+        self.rows: dict[str, Rows | None] = {}
+        self.steps: dict[str, int | None] = {}
+        self.position: dict[str, int] = {}
         self.class_weight: tf.Tensor | None = None
+        self.order: tf.Tensor | None = None
         self.compiled = False
         self.told: set[str] = set()
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """As ``keras.Model.fit``: the same arguments, results, callbacks and errors, in compiled epochs."""
         call = inspect.signature(self.keras_fit).bind(*args, **kwargs).arguments
         x = call.get("x")
         if isinstance(x, tf.data.Dataset):
@@ -97,11 +99,13 @@ class _Epochs:
                 class_weight = self._class_weight(call.pop("class_weight"))
         if held_out_rows is not None:
             call["validation_data"], call["validation_steps"] = _nothing(), held_out_rows.steps
-        steps = call.get("steps_per_epoch") or _cardinality(x)
-        with self._running(rows, held_out_rows, class_weight, steps, call.get("callbacks")):
+        steps = {"train": call.get("steps_per_epoch") or _cardinality(x)}
+        steps["test"] = call.get("validation_steps") or _cardinality(held_out)
+        with self._running({"train": rows, "test": held_out_rows}, class_weight, steps, call.get("callbacks")):
             return self.keras_fit(**call)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``keras.Model.evaluate``, compiled."""
         call = inspect.signature(self.keras_evaluate).bind(*args, **kwargs).arguments
         call.update(call.pop("kwargs", {}))
         if "_use_cached_eval_dataset" in call:  # called by fit, which has set all up
@@ -109,11 +113,10 @@ class _Epochs:
         rows = None if call.get("steps") else getattr(call.get("x"), "rows", None)
         if not self._check(rows):
             return self.keras_evaluate(**call)
-        steps = call.get("steps") or _cardinality(call.get("x"))
         if rows is not None:
             call["x"], call["steps"] = _nothing(), rows.steps
-            steps = rows.steps
-        with self._running(None, rows, None, steps, call.get("callbacks")):
+        steps = {"test": call.get("steps") or _cardinality(call.get("x"))}
+        with self._running({"test": rows}, None, steps, call.get("callbacks")):
             return self.keras_evaluate(**call)
 
     def make_function(self, kind: str, force: bool = False) -> None:
@@ -128,45 +131,54 @@ class _Epochs:
         def function(iterator: Any) -> dict[str, tf.Tensor]:
             if not self.compiled or not isinstance(iterator, tf.data.Iterator):
                 return keras_way(iterator)  # also train_on_batch and test_on_batch
-            if self.rows[kind] is not None:
-                return self._run_rows(functions, kind, iterator)
-            if why := functions.misfit(iterator.element_spec):
+            rows = self.rows[kind]
+            if rows is None and (why := functions.misfit(iterator.element_spec)):
                 self._tell(why)
                 return keras_way(iterator)
-            return functions.stream(iterator, model.steps_per_execution)
+            begin, end = self._advance(kind)
+            if rows is None:
+                return functions.stream(iterator, end - begin)
+            if kind == "train" and begin == 0:
+                self.order = next(iterator)
+                rows.epoch.assign_add(1)
+            order = self.order if kind == "train" else None
+            return functions.rows(rows, order, begin, end, self.class_weight if kind == "train" else None)
 
         setattr(model, name, function)
 
-    def _run_rows(self, functions: _Functions, kind: str, iterator: tf.data.Iterator) -> dict[str, tf.Tensor]:
-        """Run the next ``steps_per_execution`` batches of the rows in memory."""
-        rows, begin = self.rows[kind], self.position[kind]
-        if kind == "train" and begin == 0:
-            self.order = next(iterator)
-        order = self.order if kind == "train" else rows.order(0)
-        end = min(begin + self.model.steps_per_execution, rows.steps)
-        logs = functions.rows(rows, order, begin, end, self.class_weight if kind == "train" else None)
-        self.position[kind] = end % rows.steps
-        if kind == "train" and end == rows.steps:
-            rows.epoch.assign_add(1)
-        return logs
+    def _advance(self, kind: str) -> tuple[int, int]:
+        """The batches of the epoch that this call runs: ``steps_per_execution``, or what is left of the steps."""
+        begin, steps = self.position[kind], self.steps[kind]
+        end = begin + self.model.steps_per_execution
+        if steps is not None:
+            end = min(end, steps)
+            self.position[kind] = end % steps
+        return begin, end
 
     @contextlib.contextmanager
     def _running(
-        self, train: Rows | None, test: Rows | None, class_weight: tf.Tensor | None, steps: int | None, callbacks: Any
+        self,
+        rows: dict[str, Rows | None],
+        class_weight: tf.Tensor | None,
+        steps: dict[str, int | None],
+        callbacks: Any,
     ) -> Iterator[None]:
-        """For one fit or evaluate: the rows in memory, and as many batches a call as the callbacks allow."""
-        model = self.model
-        kept = self.rows, self.class_weight, model.steps_per_execution, self.compiled
-        kept_position = getattr(self, "position", None)
-        self.rows, self.class_weight, self.compiled = {"train": train, "test": test}, class_weight, True
+        """For one fit or evaluate: its rows in memory and its steps, run all at once where the callbacks allow.
+
+        Where a stream does not say how many steps it has, it is run step by step.
+        """
+        model, names = self.model, ("rows", "class_weight", "steps", "position", "compiled")
+        kept, kept_steps = [getattr(self, name) for name in names], model.steps_per_execution
+        self.rows, self.class_weight, self.steps, self.compiled = rows, class_weight, steps, True
         self.position = {"train": 0, "test": 0}
-        if steps and not _needs_batches(callbacks):
-            model.steps_per_execution = steps
+        if not _needs_batches(callbacks):
+            model.steps_per_execution = next(iter(steps.values())) or 1
         try:
             yield
         finally:
-            self.rows, self.class_weight, model.steps_per_execution, self.compiled = kept
-            self.position = kept_position
+            for name, value in zip(names, kept, strict=True):
+                setattr(self, name, value)
+            model.steps_per_execution = kept_steps
 
     def _check(self, *all_rows: Rows | None) -> bool:
         """Whether this model and these rows can take the compiled way; tells once why not, refuses wrong labels."""
@@ -198,14 +210,15 @@ class _Functions:
 
     def __init__(self, model: keras.Sequential, train: bool):
         self.model, self.train = model, train
-        self._epoch = tf.function(self._epoch_body, jit_compile=True, autograph=False)
-        self._step = tf.function(self._step_body, jit_compile=True, autograph=False)
-        self._stream = tf.function(self._stream_body, autograph=False, reduce_retracing=True)
+        # partial: TensorFlow counts the tracings of bound methods over all models, and would warn of many models
+        self._epoch = tf.function(functools.partial(self._epoch_body), jit_compile=True, autograph=False)
+        self._step = tf.function(functools.partial(self._step_body), jit_compile=True, autograph=False)
+        self._stream = tf.function(functools.partial(self._stream_body), autograph=False, reduce_retracing=True)
 
     def rows(
-        self, rows: Rows, order: tf.Tensor, begin: int, end: int, class_weight: tf.Tensor | None
+        self, rows: Rows, order: tf.Tensor | None, begin: int, end: int, class_weight: tf.Tensor | None
     ) -> dict[str, tf.Tensor]:
-        """Run batches ``begin`` to ``end`` of an epoch in the given order."""
+        """Run batches ``begin`` to ``end`` of an epoch in the given order; None is the order of the rows."""
         x, y = rows.tensors
         return self._epoch(x, y, order, tf.constant(begin), tf.constant(end), class_weight, rows.batch_size, rows.spec)
 
@@ -236,7 +249,7 @@ class _Functions:
         self,
         x: tf.Tensor,
         y: tf.Tensor,
-        order: tf.Tensor,
+        order: tf.Tensor | None,
         begin: tf.Tensor,
         end: tf.Tensor,
         class_weight: tf.Tensor | None,
@@ -246,10 +259,15 @@ class _Functions:
         full, rest = divmod(x.shape[0], size)
 
         def batch(i: tf.Tensor, count: int) -> None:
-            picked = tf.slice(order, [i * size], [count])
-            labels = tf.gather(y, picked)
+            if order is None:
+                raw, labels = (
+                    tf.slice(a, [i * size, *[0] * (a.shape.rank - 1)], [count, *a.shape[1:]]) for a in (x, y)
+                )
+            else:
+                picked = tf.slice(order, [i * size], [count])
+                raw, labels = tf.gather(x, picked), tf.gather(y, picked)
             weight = None if class_weight is None else tf.gather(class_weight, labels)
-            self._step_body(preprocess(spec, tf.gather(x, picked)), labels, weight)
+            self._step_body(preprocess(spec, raw), labels, weight)
 
         def loop(i: tf.Tensor) -> tf.Tensor:
             batch(i, size)
@@ -349,7 +367,7 @@ def _prepare(model: keras.Sequential, shape: Any) -> str:
                 model.compute_metrics(None, label, logits)
                 model.reset_metrics()
             for metric in compiled.metrics:
-                if not isinstance(metric, _METRICS):
+                if type(metric) not in _METRICS:
                     return f"its metric {type(metric).__name__} is not known to compile"
     return ""
 

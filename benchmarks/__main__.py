@@ -1,0 +1,27 @@
+"""Run one benchmark: print its table, write benchmarks/results/NAME.json and NAME.png."""
+
+import argparse
+import importlib
+import os
+
+BENCHMARKS = {
+    "epoch": "seconds an epoch: the limit, this package, its peers",
+    "growth": "time and memory against rows, features, classes and batch size",
+}
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "name", choices=BENCHMARKS, help="; ".join(f"{name}: {text}" for name, text in BENCHMARKS.items())
+    )
+    parser.add_argument(
+        "--threads", type=int, default=len(os.sched_getaffinity(0)), help="cores that each case may use"
+    )
+    parser.add_argument("--only", default="", help="run only the cases whose name has this in it; nothing is written")
+    arguments = parser.parse_args()
+    importlib.import_module(f"benchmarks.{arguments.name}").main(arguments.threads, arguments.only)
+
+
+main()

@@ -1,0 +1,92 @@
+"""What the benchmarks share: environments of the peers, one process a case, the machine's description, result files."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+CACHE = HERE.parent / ".cache" / "benchmarks"
+
+# some machines set these to slow kernels, which would flatter everybody but NumPy
+SLOWING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+
+
+class Missing(Exception):
+    """A peer that cannot be installed or run here; the text says why."""
+
+
+def python_of(peer: str) -> str:
+    """The Python of the peer's own environment, made on first use from ``peers/PEER.txt``.
+
+    Its first line may say ``# python 3.9`` if the peer needs another version than this one.
+    """
+    requirements = HERE / "peers" / f"{peer}.txt"
+    if not requirements.exists():
+        return sys.executable
+    text = requirements.read_text()
+    folder = CACHE / f"{peer}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    python = folder / "bin" / "python"
+    if not (folder / "made").exists():
+        version = text.split()[2] if text.startswith("# python ") else ""
+        base = shutil.which(f"python{version}") if version else sys.executable
+        if base is None:
+            raise Missing(f"needs Python {version}, which is not on the path")
+        print(f"making the environment of {peer} …", file=sys.stderr, flush=True)
+        for command in (
+            [base, "-m", "venv", "--clear", folder],
+            [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements],
+        ):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise Missing(f"cannot be installed: {(done.stderr.strip() or 'no reason given').splitlines()[-1]}")
+        (folder / "made").touch()
+    return str(python)
+
+
+def run(peer: str, threads: int, **case: Any) -> dict[str, Any]:
+    """Run one case of ``peers/PEER.py`` in a process of its own, on ``threads`` cores; gives what it prints as JSON."""
+    environment = {name: value for name, value in os.environ.items() if name not in SLOWING}
+    environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": "", "TF_NUM_INTRAOP_THREADS": str(threads)}
+    cores = sorted(os.sched_getaffinity(0))[:threads]
+    done = subprocess.run(
+        [python_of(peer), HERE / "peers" / f"{peer}.py", json.dumps(case)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+    )
+    if done.returncode:
+        raise Missing(f"failed: {(done.stderr.strip() or 'no reason given').splitlines()[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """What the figures were measured on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    names = ("tfsoftmax", "tensorflow", "keras", "numpy")
+    return {
+        "cpu": model[0] if model else platform.processor(),
+        "cores": threads,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in names},
+    }
+
+
+def write(name: str, result: dict[str, Any]) -> None:
+    """Write ``results/NAME.json``."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")

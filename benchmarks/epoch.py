@@ -1,0 +1,118 @@
+"""Seconds an epoch on Fashion-MNIST, 60,000 rows, batch 256: the limit, this package, the peers."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import common
+from tfsoftmax import sources
+
+EPOCHS = 14  # the first two of each case are warm-up
+
+# (name, peer, case); the limit is measured again between the others, so that a drift of the machine shows
+LIMIT = ("limit: two matrix products a batch (NumPy)", "numpy_loop", {"case": "limit"})
+CASES = [
+    ("tfsoftmax, SGD", "ours", {"case": "memory"}),
+    ("tfsoftmax, momentum", "ours", {"case": "memory", "optimizer": {"momentum": 0.9}}),
+    ("tfsoftmax, Adam", "ours", {"case": "memory", "optimizer": {"optimizer": "adam", "lr": 0.001}}),
+    ("tfsoftmax, SGD, validation on 10,000", "ours", {"case": "memory", "validate": True}),
+    ("tfsoftmax, SGD, float32 rows", "ours", {"case": "memory", "floats": True}),
+    ("tfsoftmax, SGD, streamed tf.data", "ours", {"case": "stream"}),
+    ("NumPy by hand", "numpy_loop", {"case": "hand"}),
+    ("JAX, lax.scan", "jax_scan", {}),
+    ("PyTorch, tensors", "torch_loop", {"case": "tensors"}),
+    ("PyTorch, DataLoader", "torch_loop", {"case": "loader"}),
+    ("MXNet Gluon, arrays", "mxnet_loop", {}),
+    ("Keras fit, batched tf.data", "keras_fit", {"case": "batched"}),
+    ("Keras fit, map a row, shuffle, batch", "keras_fit", {"case": "rows"}),
+]
+# seconds in all until the test accuracy that this package has after the book's ten epochs
+TO_ACCURACY = [
+    ("tfsoftmax, 10 epochs of SGD", "ours", {"case": "accuracy"}),
+    ("scikit-learn lbfgs", "sklearn_fit", {"solver": "lbfgs"}),
+    ("scikit-learn saga", "sklearn_fit", {"solver": "saga"}),
+]
+
+
+def main(threads: int, only: str) -> None:
+    """Run all cases, print the tables, write ``results/epoch.json`` and ``results/epoch.png``."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = sources.read("fashion_mnist")
+        for name in ("x_train", "y_train", "x_test", "y_test"):
+            np.save(Path(folder, f"{name}.npy"), getattr(source, name))
+        cases = [case for case in CASES if only in case[0]]
+        rows, limits = [], []
+        for i, (name, peer, case) in enumerate(cases):
+            if i % 3 == 0:
+                limits += common.run(LIMIT[1], threads, folder=folder, epochs=EPOCHS, **LIMIT[2])["seconds"][2:]
+            rows.append(_measure(name, peer, threads, folder=folder, epochs=EPOCHS, **case))
+        limits += common.run(LIMIT[1], threads, folder=folder, epochs=EPOCHS, **LIMIT[2])["seconds"][2:]
+        limit = statistics.median(limits)
+        rows.insert(0, {"name": LIMIT[0], "first": None, **_spread(limits)})
+        for row in rows:
+            row["ratio"] = row["median"] / limit if "median" in row else None
+        print(f"{'':<44}{'s/epoch':>9}{'quartiles':>19}{'first':>8}{'ratio':>8}")
+        for row in rows:
+            print(f"{row['name']:<44}{_figures(row)}")
+        goals: list[dict[str, Any]] = []
+        for name, peer, case in TO_ACCURACY:
+            if only in name:
+                goal = {} if not goals else {"goal": goals[0].get("accuracy")}
+                goals.append(_measure(name, peer, threads, folder=folder, epochs=10, **case, **goal))
+        print(f"\n{'seconds in all to the same test accuracy':<44}{'s':>9}{'accuracy':>10}")
+        for row in goals:
+            print(f"{row['name']:<44}{row['total']:>9.2f}{row['accuracy']:>10.4f}" if "total" in row else _figures(row))
+    if not only:
+        common.write("epoch", {"machine": common.machine(threads), "epoch": rows, "to_accuracy": goals})
+        _chart(rows)
+
+
+def _measure(name: str, peer: str, threads: int, **case: Any) -> dict[str, Any]:
+    try:
+        result = common.run(peer, threads, **case)
+    except common.Missing as error:
+        return {"name": name, "missing": str(error)}
+    seconds = result.pop("seconds")
+    return {"name": name, "first": seconds[0], **_spread(seconds[2:]), **result}
+
+
+def _spread(seconds: list[float]) -> dict[str, float]:
+    low, middle, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else seconds * 3
+    return {"median": middle, "low": low, "high": high}
+
+
+def _figures(row: dict[str, Any]) -> str:
+    if "missing" in row:
+        return f"  {row['missing']}"
+    first = "" if row["first"] is None else f"{row['first']:.2f}"
+    return f"{row['median']:>9.4f}{row['low']:>10.4f} -{row['high']:>7.4f}{first:>8}{row['ratio']:>8.2f}"
+
+
+def _chart(rows: list[dict[str, Any]]) -> None:
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    shown = [row for row in rows if "median" in row][::-1]
+    figure, axes = plt.subplots(figsize=(8, 0.36 * len(shown) + 0.9), layout="constrained")
+    colours = [
+        "#0b6e4f"
+        if row["name"].startswith("tfsoftmax")
+        else "#333333"
+        if row["name"].startswith("limit")
+        else "#9db4c0"
+        for row in shown
+    ]
+    bars = axes.barh([row["name"] for row in shown], [row["ratio"] for row in shown], color=colours)
+    axes.bar_label(bars, [f"{row['ratio']:.1f}" for row in shown], padding=3)
+    axes.set_xscale("log")
+    axes.set_xlim(0.9, max(row["ratio"] for row in shown) * 1.6)
+    axes.set_xlabel("time of an epoch, as a multiple of the limit (log scale; less is better)")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(common.RESULTS / "epoch.png", dpi=110)
