@@ -36,6 +36,8 @@ _METRICS = (
     keras.metrics.SparseCategoricalCrossentropy,
     keras.metrics.SparseTopKCategoricalAccuracy,
 )
+_GROUP = 4  # batches of a stream that go into one call of the compiled step
+_WRONG_LABEL = "tfsoftmax: label outside the classes"
 _NO_STRATEGY = tf.distribute.get_strategy()  # TensorFlow's default one, a single object
 _BATCH_HOOKS = [f"on_{kind}batch_{when}" for kind in ("", "train_", "test_") for when in ("begin", "end")]
 
@@ -212,7 +214,7 @@ class _Functions:
         self.model, self.train = model, train
         # partial: TensorFlow counts the tracings of bound methods over all models, and would warn of many models
         self._epoch = tf.function(functools.partial(self._epoch_body), jit_compile=True, autograph=False)
-        self._step = tf.function(functools.partial(self._step_body), jit_compile=True, autograph=False)
+        self._steps = tf.function(functools.partial(self._steps_body), jit_compile=True, autograph=False)
         self._stream = tf.function(functools.partial(self._stream_body), autograph=False, reduce_retracing=True)
 
     def rows(
@@ -227,7 +229,7 @@ class _Functions:
         try:
             done, logs = self._stream(iterator, tf.constant(count))
         except tf.errors.InvalidArgumentError as error:
-            if "tfsoftmax-label" not in error.message:
+            if _WRONG_LABEL not in error.message:
                 raise
             raise InputError(f"the data has a label outside [0, {self.model.layers[1].units})") from error
         if not done:
@@ -267,7 +269,7 @@ class _Functions:
                 picked = tf.slice(order, [i * size], [count])
                 raw, labels = tf.gather(x, picked), tf.gather(y, picked)
             weight = None if class_weight is None else tf.gather(class_weight, labels)
-            self._step_body(preprocess(spec, raw), labels, weight)
+            self._step(preprocess(spec, raw), labels, weight)
 
         def loop(i: tf.Tensor) -> tf.Tensor:
             batch(i, size)
@@ -283,7 +285,7 @@ class _Functions:
             tf.cond(end > full, last, lambda: end)
         return self.model.get_metrics_result()
 
-    def _step_body(self, x: tf.Tensor, y: tf.Tensor, weight: tf.Tensor | None) -> None:
+    def _step(self, x: tf.Tensor, y: tf.Tensor, weight: tf.Tensor | None) -> None:
         """One batch: Keras's own loss, metrics and optimizer around our product."""
         model, dense = self.model, self.model.layers[1]
         x = tf.reshape(tf.cast(x, tf.float32), (-1, dense.kernel.shape[0]))
@@ -301,21 +303,42 @@ class _Functions:
         model.compute_metrics(None, y, logits, weight)
 
     def _stream_body(self, iterator: tf.data.Iterator, count: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Batches in groups of _GROUP, then the rest (with the last, perhaps smaller one) one by one."""
+
+        def present(batches: list[tf.experimental.Optional]) -> tf.Tensor:
+            self._checked_steps([batch.get_value() for batch in batches])
+            return tf.constant(len(batches))
+
+        def body(size: int, i: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            batches = [iterator.get_next_as_optional() for _ in range(size)]
+            done = tf.cond(
+                batches[-1].has_value(),
+                lambda: present(batches),
+                lambda: sum(
+                    (tf.cond(b.has_value(), lambda b=b: present([b]), lambda: tf.constant(0)) for b in batches[:-1]),
+                    tf.constant(0),
+                ),
+            )
+            return i + done, tf.equal(done, size)
+
+        i, more = tf.constant(0), tf.constant(True)
+        for size, stop in ((_GROUP, count - _GROUP), (1, count)):
+            i, more = tf.while_loop(
+                lambda i, more, stop=stop: more & (i < stop), functools.partial(body, size), [i, more]
+            )
+        return i, self.model.get_metrics_result()
+
+    def _checked_steps(self, batches: list[tuple[tf.Tensor, ...]]) -> None:
         classes = self.model.layers[1].units
+        labels = [tf.cast(batch[1], tf.int64) for batch in batches]
+        # XLA would turn a wrong label into NaN without a word
+        good = tf.reduce_all([tf.reduce_all((y >= 0) & (y < classes)) for y in labels])
+        with tf.control_dependencies([tf.debugging.Assert(good, [_WRONG_LABEL])]):
+            self._steps(batches)
 
-        def loop(i: tf.Tensor, batch: tf.experimental.Optional) -> tuple[tf.Tensor, tf.experimental.Optional]:
-            x, y, *weight = batch.get_value()
-            labels = tf.cast(y, tf.int64)
-            # XLA would turn a wrong label into NaN without a word
-            good = tf.reduce_all((labels >= 0) & (labels < classes))
-            with tf.control_dependencies([tf.debugging.Assert(good, ["tfsoftmax-label"])]):
-                self._step(x, y, weight[0] if weight else None)
-            return i + 1, tf.cond(i + 1 < count, iterator.get_next_as_optional, lambda: batch)
-
-        done, _ = tf.while_loop(
-            lambda i, batch: (i < count) & batch.has_value(), loop, [tf.constant(0), iterator.get_next_as_optional()]
-        )
-        return done, self.model.get_metrics_result()
+    def _steps_body(self, batches: list[tuple[tf.Tensor, ...]]) -> None:
+        for x, y, *weight in batches:
+            self._step(x, y, weight[0] if weight else None)
 
 
 def _misfit(model: keras.Model) -> str:
