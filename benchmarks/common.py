@@ -38,9 +38,10 @@ def python_of(peer: str) -> str:
     python = folder / "bin" / "python"
     if not (folder / "made").exists():
         version = text.split()[2] if text.startswith("# python ") else ""
-        base = shutil.which(f"python{version}") if version else sys.executable
-        if base is None:
-            raise Missing(f"needs Python {version}, which is not on the path")
+        named = os.environ.get(f"PYTHON{version.replace('.', '')}") or shutil.which(f"python{version}")
+        base = named if version else sys.executable
+        if base is None or subprocess.run([base, "--version"], capture_output=True, check=False).returncode:
+            raise Missing(f"needs Python {version}; name one with PYTHON{version.replace('.', '')}=/path/to/python")
         print(f"making the environment of {peer} …", file=sys.stderr, flush=True)
         for command in (
             [base, "-m", "venv", "--clear", folder],

@@ -12,7 +12,8 @@ import numpy as np
 from benchmarks import common
 from tfsoftmax import sources
 
-EPOCHS = 14  # the first two of each case are warm-up
+ROUNDS = 3  # the whole list so often, each case in a new process, so that a disturbance does not hit one case alone
+EPOCHS = 11  # in each process; the first two are warm-up
 
 # (name, peer, case); the limit is measured again between the others, so that a drift of the machine shows
 LIMIT = ("limit: two matrix products a batch (NumPy)", "numpy_loop", {"case": "limit"})
@@ -46,14 +47,15 @@ def main(threads: int, only: str) -> None:
         for name in ("x_train", "y_train", "x_test", "y_test"):
             np.save(Path(folder, f"{name}.npy"), getattr(source, name))
         cases = [case for case in CASES if only in case[0]]
-        rows, limits = [], []
-        for i, (name, peer, case) in enumerate(cases):
-            if i % 3 == 0:
-                limits += common.run(LIMIT[1], threads, folder=folder, epochs=EPOCHS, **LIMIT[2])["seconds"][2:]
-            rows.append(_measure(name, peer, threads, folder=folder, epochs=EPOCHS, **case))
-        limits += common.run(LIMIT[1], threads, folder=folder, epochs=EPOCHS, **LIMIT[2])["seconds"][2:]
-        limit = statistics.median(limits)
-        rows.insert(0, {"name": LIMIT[0], "first": None, **_spread(limits)})
+        found: dict[str, list[dict[str, Any]]] = {name: [] for name, _, _ in [LIMIT, *cases]}
+        for _ in range(ROUNDS):
+            for i, (name, peer, case) in enumerate(cases):
+                if i % 4 == 0:
+                    found[LIMIT[0]].append(_measure(*LIMIT[:2], threads, folder=folder, epochs=EPOCHS, **LIMIT[2]))
+                if not any("missing" in result for result in found[name]):
+                    found[name].append(_measure(name, peer, threads, folder=folder, epochs=EPOCHS, **case))
+        rows = [_pooled(name, results) for name, results in found.items()]
+        limit = rows[0]["median"]
         for row in rows:
             row["ratio"] = row["median"] / limit if "median" in row else None
         print(f"{'':<44}{'s/epoch':>9}{'quartiles':>19}{'first':>8}{'ratio':>8}")
@@ -77,26 +79,28 @@ def _measure(name: str, peer: str, threads: int, **case: Any) -> dict[str, Any]:
         result = common.run(peer, threads, **case)
     except common.Missing as error:
         return {"name": name, "missing": str(error)}
-    seconds = result.pop("seconds")
-    return {"name": name, "first": seconds[0], **_spread(seconds[2:]), **result}
+    return {"name": name, **result}
 
 
-def _spread(seconds: list[float]) -> dict[str, float]:
-    low, middle, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else seconds * 3
-    return {"median": middle, "low": low, "high": high}
+def _pooled(name: str, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Quartiles over the epochs of all rounds, warm-up left out; the first epoch is the median of the rounds'."""
+    if "missing" in results[-1]:
+        return results[-1]
+    low, middle, high = statistics.quantiles([s for result in results for s in result["seconds"][2:]], n=4)
+    first = statistics.median(result["seconds"][0] for result in results)
+    return {"name": name, "first": first, "median": middle, "low": low, "high": high}
 
 
 def _figures(row: dict[str, Any]) -> str:
     if "missing" in row:
         return f"  {row['missing']}"
-    first = "" if row["first"] is None else f"{row['first']:.2f}"
-    return f"{row['median']:>9.4f}{row['low']:>10.4f} -{row['high']:>7.4f}{first:>8}{row['ratio']:>8.2f}"
+    return f"{row['median']:>9.4f}{row['low']:>10.4f} -{row['high']:>7.4f}{row['first']:>8.2f}{row['ratio']:>8.2f}"
 
 
 def _chart(rows: list[dict[str, Any]]) -> None:
     import matplotlib
 
-    matplotlib.use("svg")
+    matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
     shown = [row for row in rows if "median" in row][::-1]

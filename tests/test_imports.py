@@ -51,6 +51,7 @@ def test_public_names():
         "InputError",
         "ModelSpec",
         "Predictor",
+        "Rows",
         "Run",
         "RunConfig",
         "SoftmaxRegression",

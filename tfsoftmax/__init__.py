@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Data": "data",
     "FashionMNIST": "data",
+    "Rows": "data",
     "load": "data",
     "Source": "sources",
     "ModelSpec": "spec",
