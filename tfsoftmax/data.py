@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,24 +19,33 @@ if TYPE_CHECKING:
 Constants = tuple[float | np.ndarray, float | np.ndarray]
 
 
-def _unit(x: np.ndarray, full: float) -> Constants:
+def _unit(x: np.ndarray, full: float, rows: np.ndarray | None) -> Constants:
     """Divide by the largest value of the type: pictures come to [0, 1], as in the chapter; floats stay as they are."""
     return 0.0, 1.0 / full
 
 
-def _center(x: np.ndarray, full: float) -> Constants:
+def _center(x: np.ndarray, full: float, rows: np.ndarray | None) -> Constants:
     """``unit``, with each input's mean over the training rows subtracted."""
-    return x.mean(axis=0, dtype=np.float64), 1.0 / full
+    return _moments(x, rows)[0], 1.0 / full
 
 
-def _standardize(x: np.ndarray, full: float) -> Constants:
+def _standardize(x: np.ndarray, full: float, rows: np.ndarray | None) -> Constants:
     """Subtract each input's mean, divide by its deviation + 0.05 (so that constant pixels do not explode)."""
-    deviation = x.std(axis=0, dtype=np.float64) / full
-    return x.mean(axis=0, dtype=np.float64), 1.0 / (full * (deviation + 0.05))
+    mean, deviation = _moments(x, rows)
+    return mean, 1.0 / (deviation + 0.05 * full)
 
 
-# name -> function of the raw training rows (n, *shape) and the largest value of their type (255 for uint8, 1 for
-# floats) that gives the (offset, scale) of ModelSpec.
+def _moments(x: np.ndarray, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each input over some rows, float64, a few thousand rows at a time."""
+    rows = np.arange(len(x)) if rows is None else rows
+    parts = np.array_split(rows, math.ceil(len(rows) / 4096))
+    mean = sum(x[part].sum(axis=0, dtype=np.float64) for part in parts) / len(rows)
+    square = sum(((x[part] - mean) ** 2).sum(axis=0) for part in parts) / len(rows)
+    return mean, np.sqrt(square)
+
+
+# name -> function of raw rows (n, *shape), the largest value of their type (255 for uint8, 1 for floats) and the
+# indices of the training rows among them (None: all) that gives the (offset, scale) of ModelSpec.
 PREPROCESSORS = {"unit": _unit, "center": _center, "standardize": _standardize}
 
 
@@ -56,22 +66,43 @@ class Rows:
     an undisturbed one sees. ``epoch`` counts the epochs begun: each new iteration of :meth:`dataset` is the next one.
 
     Args:
-        x: raw inputs ``(rows, *spec.shape)`` of dtype ``spec.dtype``.
+        x: raw inputs ``(rows, *spec.shape)`` of dtype ``spec.dtype``; shared, not copied, where its memory is aligned.
         y: labels int32 ``(rows,)``.
         spec: its preprocessing is applied to each batch.
         batch_size: rows a batch; the last batch of an epoch has what is left.
         seed: shuffles anew each epoch; ``None`` keeps the rows as they are.
+        index: which rows of ``x`` and ``y`` these are, int32; ``None`` for all. Splits share one ``x`` so.
     """
 
-    def __init__(self, x: np.ndarray, y: np.ndarray, spec: ModelSpec, batch_size: int, seed: int | None = None):
+    def __init__(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        spec: ModelSpec,
+        batch_size: int,
+        seed: int | None = None,
+        index: np.ndarray | None = None,
+    ):
         import tensorflow as tf
 
-        self.x, self.y, self.spec, self.batch_size, self.seed = x, y, spec, batch_size, seed
+        self._x, self._y = sources.aligned(x), y
+        self.spec, self.batch_size, self.seed, self.index = spec, batch_size, seed, index
+        self._on_device: dict[str, tuple[tf.Tensor, tf.Tensor]] = {}
         with tf.device("CPU"):
             self.epoch = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self._x if self.index is None else self.index)
+
+    @property
+    def x(self) -> np.ndarray:
+        """The raw inputs of these rows, in order."""
+        return self._x if self.index is None else self._x[self.index]
+
+    @property
+    def y(self) -> np.ndarray:
+        """The labels of these rows, in order."""
+        return self._y if self.index is None else self._y[self.index]
 
     @property
     def steps(self) -> int:
@@ -79,22 +110,25 @@ class Rows:
         return math.ceil(len(self) / self.batch_size)
 
     def order(self, epoch: tf.Tensor | int) -> tf.Tensor:
-        """Indices of the rows in the order of ``epoch``: int32 ``(rows,)``."""
+        """Where the rows of ``epoch`` are in :meth:`tensors`, one after the other: int32 ``(rows,)``."""
         import tensorflow as tf
 
-        rows = tf.range(len(self), dtype=tf.int32)
+        rows = tf.range(len(self), dtype=tf.int32) if self.index is None else tf.constant(self.index)
         if self.seed is None:
             return rows
         seed = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(epoch, tf.int64)])
         return tf.random.experimental.stateless_shuffle(rows, seed=seed)
 
-    @functools.cached_property
-    def tensors(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """The raw ``x`` and ``y`` as tensors on the host."""
+    def tensors(self, device: str = "CPU") -> tuple[tf.Tensor, tf.Tensor]:
+        """The whole raw ``x`` and ``y`` on a device; on the host they share the memory of the arrays."""
         import tensorflow as tf
 
-        with tf.device("CPU"):
-            return tf.constant(self.x), tf.constant(self.y)
+        if device not in self._on_device:
+            with tf.device("CPU"):
+                x, y = tf.experimental.dlpack.from_dlpack(self._x.__dlpack__()), tf.constant(self._y)
+            with tf.device(device):
+                self._on_device[device] = tf.identity(x), tf.identity(y)
+        return self._on_device[device]
 
     def dataset(self) -> tf.data.Dataset:
         """The batches of one epoch: ``x`` float32 ``(batch, *shape)`` preprocessed, ``y`` int32 ``(batch,)``.
@@ -103,7 +137,7 @@ class Rows:
         """
         import tensorflow as tf
 
-        (x, y), size, count = self.tensors, self.batch_size, len(self)
+        (x, y), size, count = self.tensors(), self.batch_size, len(self)
 
         def begin(_: tf.Tensor) -> tf.Tensor:
             return self.order(self.epoch.assign_add(1) - 1)
@@ -115,12 +149,21 @@ class Rows:
 
         def batches(order: tf.Tensor) -> tf.data.Dataset:
             steps = tf.data.Dataset.range(self.steps, output_type=tf.int32)
-            return steps.map(functools.partial(batch, order), num_parallel_calls=tf.data.AUTOTUNE)
+            return steps.map(functools.partial(batch, order), num_parallel_calls=os.cpu_count())
 
         epoch = tf.data.Dataset.from_tensors(0).map(begin).flat_map(batches)
-        epoch = epoch.apply(tf.data.experimental.assert_cardinality(self.steps)).prefetch(tf.data.AUTOTUNE)
+        epoch = untuned(epoch.apply(tf.data.experimental.assert_cardinality(self.steps)).prefetch(2))
         epoch.rows = self
         return epoch
+
+
+def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """``dataset`` without tf.data's autotuning, whose thread an iterator waits for when it ends, up to seconds."""
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 class Data:
@@ -160,18 +203,15 @@ class Data:
         number("seed", seed, 0, whole=True)
         one_of("preprocess", preprocess, PREPROCESSORS)
         check_val(val)
-        held_out = None
         x, y = source.x_train, source.y_train
-        if val == "test":
-            held_out = source.x_test, source.y_test
-        elif not refit:
+        train = held_out = None
+        if val != "test" and not refit:
             val = max(1, len(x) // 6) if val is None else val
             if val >= len(x):
                 raise InputError(f"val={val} leaves no training row of {len(x)} in {source.name!r}: give less")
             drawn = np.zeros(len(x), bool)
             drawn[np.random.default_rng(seed).permutation(len(x))[:val]] = True
-            held_out = x[drawn], y[drawn]
-            x, y = x[~drawn], y[~drawn]
+            train, held_out = np.flatnonzero(~drawn).astype(np.int32), np.flatnonzero(drawn).astype(np.int32)
         self.settings = {
             "batch_size": batch_size,
             "val": val,
@@ -179,7 +219,7 @@ class Data:
             "preprocess": preprocess,
             "refit": refit,
         }
-        offset, scale = PREPROCESSORS[preprocess](x, 255.0 if x.dtype == np.uint8 else 1.0)
+        offset, scale = PREPROCESSORS[preprocess](x, 255.0 if x.dtype == np.uint8 else 1.0, train)
         self.classes = tuple(source.classes)
         self.spec = ModelSpec(
             name=source.name,
@@ -190,9 +230,13 @@ class Data:
             offset=_plain(offset),
             scale=_plain(scale),
         )
-        self.train = Rows(x, y, self.spec, batch_size, seed).dataset()
-        self.val = None if refit or held_out is None else Rows(*held_out, self.spec, batch_size).dataset()
+        self.train = Rows(x, y, self.spec, batch_size, seed, train).dataset()
         self.test = Rows(source.x_test, source.y_test, self.spec, batch_size).dataset()
+        self.val = None
+        if held_out is not None:
+            self.val = Rows(x, y, self.spec, batch_size, index=held_out).dataset()
+        elif not refit:
+            self.val = Rows(source.x_test, source.y_test, self.spec, batch_size).dataset()
 
 
 def _plain(value: float | np.ndarray) -> float | tuple[float, ...]:

@@ -21,7 +21,7 @@ import keras
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
-from tfsoftmax.data import preprocess
+from tfsoftmax.data import preprocess, untuned
 from tfsoftmax.errors import InputError
 from tfsoftmax.spec import ModelSpec
 
@@ -143,7 +143,7 @@ class _Epochs:
             if kind == "train" and begin == 0:
                 self.order = next(iterator)
                 rows.epoch.assign_add(1)
-            order = self.order if kind == "train" else None
+            order = self.order if kind == "train" else rows.order(0)
             return functions.rows(rows, order, begin, end, self.class_weight if kind == "train" else None)
 
         setattr(model, name, function)
@@ -218,10 +218,10 @@ class _Functions:
         self._stream = tf.function(functools.partial(self._stream_body), autograph=False, reduce_retracing=True)
 
     def rows(
-        self, rows: Rows, order: tf.Tensor | None, begin: int, end: int, class_weight: tf.Tensor | None
+        self, rows: Rows, order: tf.Tensor, begin: int, end: int, class_weight: tf.Tensor | None
     ) -> dict[str, tf.Tensor]:
-        """Run batches ``begin`` to ``end`` of an epoch in the given order; None is the order of the rows."""
-        x, y = rows.tensors
+        """Run batches ``begin`` to ``end`` of an epoch in the given order."""
+        x, y = rows.tensors(self.model.layers[1].kernel.value.device)
         return self._epoch(x, y, order, tf.constant(begin), tf.constant(end), class_weight, rows.batch_size, rows.spec)
 
     def stream(self, iterator: tf.data.Iterator, count: int) -> dict[str, tf.Tensor]:
@@ -251,23 +251,18 @@ class _Functions:
         self,
         x: tf.Tensor,
         y: tf.Tensor,
-        order: tf.Tensor | None,
+        order: tf.Tensor,
         begin: tf.Tensor,
         end: tf.Tensor,
         class_weight: tf.Tensor | None,
         size: int,
         spec: ModelSpec,
     ) -> dict[str, tf.Tensor]:
-        full, rest = divmod(x.shape[0], size)
+        full, rest = divmod(order.shape[0], size)
 
         def batch(i: tf.Tensor, count: int) -> None:
-            if order is None:
-                raw, labels = (
-                    tf.slice(a, [i * size, *[0] * (a.shape.rank - 1)], [count, *a.shape[1:]]) for a in (x, y)
-                )
-            else:
-                picked = tf.slice(order, [i * size], [count])
-                raw, labels = tf.gather(x, picked), tf.gather(y, picked)
+            picked = tf.slice(order, [i * size], [count])
+            raw, labels = tf.gather(x, picked), tf.gather(y, picked)
             weight = None if class_weight is None else tf.gather(class_weight, labels)
             self._step(preprocess(spec, raw), labels, weight)
 
@@ -423,9 +418,9 @@ def _cardinality(x: Any) -> int | None:
 
 def _orders(rows: Rows) -> tf.data.Dataset:
     """One permutation after the other from the rows' next epoch on; ``fit`` keeps its iterator over all epochs."""
-    return tf.data.Dataset.counter(int(rows.epoch)).map(rows.order).prefetch(1)
+    return untuned(tf.data.Dataset.counter(int(rows.epoch)).map(rows.order).prefetch(1))
 
 
 def _nothing() -> tf.data.Dataset:
     """What Keras iterates over where the rows are in memory and their order is known."""
-    return tf.data.Dataset.from_tensors(0).repeat()
+    return untuned(tf.data.Dataset.from_tensors(0).repeat())

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from tfsoftmax.errors import InputError
 from tfsoftmax.sources import idx, tfds
-from tfsoftmax.sources.arrays import Source
+from tfsoftmax.sources.arrays import Source, aligned
 
-__all__ = ["SOURCES", "Source", "read"]
+__all__ = ["SOURCES", "Source", "aligned", "read"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from tfsoftmax.errors import InputError
-from tfsoftmax.sources.arrays import Source
+from tfsoftmax.sources.arrays import Source, empty_aligned
 
 # The third byte of an IDX file names the type; all are big-endian (Yann LeCun's page on MNIST).
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+
+_DEFLATE = 1032  # a byte of a gzip file stands for at most so many
 
 _FILES = {
     "x_train": "train-images-idx3-ubyte",
@@ -65,24 +67,37 @@ def read_idx(path: Path, sha256: str | None = None) -> np.ndarray:
         raise InputError(f"cannot read {str(path)!r}: {error.strerror}") from error
     if sha256 is not None and (found := hashlib.sha256(content).hexdigest()) != sha256:
         raise InputError(f"{str(path)!r} has SHA-256 {found}, expected {sha256}; restore the original file")
+    stream: io.BufferedIOBase = io.BytesIO(content)
     if path.suffix == ".gz":
-        try:
-            content = gzip.GzipFile(fileobj=io.BytesIO(content)).read()
-        except (OSError, EOFError, zlib.error) as error:
-            raise InputError(f"{str(path)!r} is not a whole gzip file: {error}") from error
-    magic = content[:4]
+        stream = gzip.GzipFile(fileobj=stream)
+    try:
+        return _read_array(stream, path, len(content))
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{str(path)!r} is not a whole gzip file: {error}") from error
+
+
+def _read_array(stream: io.BufferedIOBase, path: Path, stored: int) -> np.ndarray:
+    magic = stream.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _TYPES or magic[3] == 0:
         raise InputError(
             f"{str(path)!r} is not an IDX file: it starts with {magic.hex()!r}, expected 0000, type, dimensions"
         )
-    start = 4 + 4 * magic[3]
-    shape = tuple(int.from_bytes(content[i : i + 4], "big") for i in range(4, start, 4))
+    sizes = stream.read(4 * magic[3])
+    shape = tuple(int.from_bytes(sizes[i : i + 4], "big") for i in range(0, len(sizes), 4))
     dtype = np.dtype(_TYPES[magic[2]])
-    wanted = start + math.prod(shape) * dtype.itemsize
-    if len(content) != wanted:
-        raise InputError(f"{str(path)!r} holds {len(content)} bytes, its header says {wanted} (shape {shape})")
-    array = np.frombuffer(content, dtype, offset=start).reshape(shape)
-    return array.astype(dtype.newbyteorder("="))
+    size = math.prod(shape) * dtype.itemsize if len(sizes) == 4 * magic[3] else 0
+    if size > _DEFLATE * stored:
+        raise InputError(f"{str(path)!r} says it holds {size:,} bytes (shape {shape}), more than its {stored:,} can")
+    memory = empty_aligned((size,), np.uint8)
+    found, view = 0, memoryview(memory)
+    while count := stream.readinto(view[found:]):
+        found += count
+    if found != size or stream.read(1):
+        raise InputError(
+            f"{str(path)!r} does not hold the {size:,} bytes of its shape {shape}: {found:,} and then its end"
+        )
+    array = memory.view(dtype).reshape(shape)
+    return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
 
 
 def _read_four(folder: Path, checksums: dict[str, str]) -> dict[str, np.ndarray]:
