@@ -11,9 +11,13 @@ os.environ["TFDS_DATA_DIR"] = tempfile.mkdtemp(prefix="tfds-")
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 import tfsoftmax
 from tfsoftmax import cli
+
+settings.register_profile("seeded", derandomize=True)
+settings.load_profile("seeded")
 
 SHAPE, CLASSES, ROWS, TEST_ROWS = (6, 5), ("round", "square", "flat"), 230, 50
 
