@@ -146,6 +146,8 @@ def export(
         InputError: the model is another one than ``spec`` says, or ``path`` cannot be written.
         ExportError: a file does not answer as the model does. No version folder is left.
     """
+    import tensorflow as tf
+
     kernel, bias = _weights(model, spec)
     rows = _hard_rows(spec) if rows is None else np.concatenate([_hard_rows(spec)[:3], rows])
     expected = _model_logits(model, spec, rows)
@@ -168,8 +170,9 @@ def export(
         _write_manifest(aside, spec, metrics, parity)
         aside.chmod(0o755)
         folder = _publish(aside, parent)
-    except OSError as error:
-        raise ExportError(f"cannot write into {str(parent)!r}: {error.strerror or error}") from error
+    except (OSError, tf.errors.OpError) as error:  # TensorFlow writes the SavedModel, and has errors of its own
+        why = error.message if isinstance(error, tf.errors.OpError) else error.strerror or str(error)
+        raise ExportError(f"cannot write into {str(parent)!r}: {why.splitlines()[0]}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return Export(folder, parity)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
+import fcntl
 import functools
 import io
 import json
@@ -12,6 +14,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +129,7 @@ def train(
         l2=config.l2,
         decay_steps=SCHEDULES[config.schedule](config.epochs * data.train.rows.steps),
     )
-    folder = _claim(Path(out), config, overwrite)
-    try:
+    with _claimed(Path(out), config, overwrite) as folder:
         write_text(folder / "spec.json", data.spec.to_json())
         callbacks: list[keras.callbacks.Callback] = [_Log(folder / "history.csv", config, progress)]
         if config.patience is not None:
@@ -137,22 +139,26 @@ def train(
         if config.tensorboard:
             callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False))
         begin = time.perf_counter()
-        model.fit(data.train, validation_data=data.val, epochs=config.epochs, callbacks=callbacks, verbose=0)
+        try:
+            model.fit(data.train, validation_data=data.val, epochs=config.epochs, callbacks=callbacks, verbose=0)
+        except TrainingError:
+            shutil.rmtree(folder)
+            raise
         seconds = time.perf_counter() - begin
-    except TrainingError:
-        shutil.rmtree(folder)
-        raise
-    aside = folder / ".model.keras"
-    model.save(aside)
-    os.replace(aside, folder / "model.keras")
-    metrics = {
-        "val": None if data.val is None else _evaluate(model, data.val, data),
-        "test": _evaluate(model, data.test, data),
-        "epochs": len(model.history.epoch),
-        "seconds": seconds,
-    }
-    write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
-    return Run(folder)
+        aside = folder / ".model.keras"
+        try:
+            model.save(aside)
+            os.replace(aside, folder / "model.keras")
+        finally:
+            aside.unlink(missing_ok=True)
+        metrics = {
+            "val": None if data.val is None else _evaluate(model, data.val, data),
+            "test": _evaluate(model, data.test, data),
+            "epochs": len(model.history.epoch),
+            "seconds": seconds,
+        }
+        write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+        return Run(folder)
 
 
 def data_settings(config: RunConfig) -> dict[str, Any]:
@@ -164,8 +170,30 @@ def _evaluate(model: keras.Model, dataset: Any, data: Data) -> dict[str, Any]:
     return evaluate(model.predict(dataset, verbose=0), dataset.rows.y, data.classes)
 
 
-def _claim(folder: Path, config: RunConfig, overwrite: bool) -> Path:
-    """Make ``folder`` and ``config.json`` or say why not. An unfinished run with the same settings starts anew."""
+@contextlib.contextmanager
+def _claimed(folder: Path, config: RunConfig, overwrite: bool) -> Iterator[Path]:
+    """Make ``folder`` and ``config.json`` or say why not; no other process gets it in the meantime.
+
+    An unfinished run with the same settings starts anew.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(folder.with_name(f".{folder.name}.lock"), "w")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise InputError(f"cannot write the run folder {str(folder)!r}: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"another process is training in {str(folder)!r}; choose another --out") from error
+        try:
+            _make(folder, config, overwrite)
+            yield folder
+        finally:
+            Path(lock.name).unlink(missing_ok=True)
+
+
+def _make(folder: Path, config: RunConfig, overwrite: bool) -> None:
     try:
         if folder.exists():
             ours = (folder / "config.json").is_file()
@@ -184,7 +212,6 @@ def _claim(folder: Path, config: RunConfig, overwrite: bool) -> Path:
         write_text(folder / "config.json", config.to_json())
     except OSError as error:
         raise InputError(f"cannot write the run folder {str(folder)!r}: {error.strerror}") from error
-    return folder
 
 
 class _Log(keras.callbacks.Callback):
