@@ -29,15 +29,10 @@ def number(name: str, value: Any, low: float, *, whole: bool = False, open_low: 
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` beside ``path``, force it to disk, rename it into place: readers see the old or the new file."""
-    write_bytes(path, text.encode("utf-8"))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """As :func:`write_text`, for bytes."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(aside, "wb") as file:
-            file.write(content)
+        with open(aside, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
