@@ -330,7 +330,9 @@ def test_train_on_batch_and_predict_are_keras(source):
     expected = plain(model)
     for _ in range(2):
         ours, theirs = (m.train_on_batch(x, y, return_dict=True) for m in (model, expected))
-        assert ours == pytest.approx(theirs, abs=1e-6)
+        assert {name: float(ours[name]) for name in theirs} == pytest.approx(
+            {name: float(theirs[name]) for name in theirs}, abs=1e-6
+        )
     np.testing.assert_allclose(model.predict(data.test, verbose=0), expected.predict(data.test, verbose=0), atol=1e-6)
 
 
