@@ -50,7 +50,7 @@ def _plot(measured: dict[str, list[dict[str, Any]]], exponents: dict[str, float]
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, len(measured), figsize=(12, 5.5), sharex="col", layout="constrained")
+    figure, axes = plt.subplots(2, len(measured), figsize=(12, 5.5), sharex="col", sharey="row", layout="constrained")
     for column, (axis, rows) in zip(axes.T, measured.items(), strict=True):
         sizes = [row["size"] for row in rows]
         column[0].loglog(sizes, [row["median"] for row in rows], "o-", color="#0b6e4f")

@@ -158,9 +158,14 @@ class Rows:
 
 
 def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """``dataset`` without tf.data's autotuning, whose thread an iterator waits for when it ends, up to seconds."""
+    """``dataset`` without tf.data's autotuning, whose thread an iterator waits for when it ends, up to seconds.
+
+    Where its options ask for autotuning, it stays.
+    """
     import tensorflow as tf
 
+    if dataset.options().autotune.enabled is not None:
+        return dataset
     options = tf.data.Options()
     options.autotune.enabled = False
     return dataset.with_options(options)

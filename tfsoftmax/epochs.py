@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_GROUP = 4  # batches of a stream that go into one call of the compiled step
+_GROUP = 2  # batches of a stream that go into one call of the compiled step
 _WRONG_LABEL = "tfsoftmax: label outside the classes"
 
 
@@ -87,6 +87,9 @@ class _Epochs:
         held_out_rows = None if call.get("validation_steps") else getattr(held_out, "rows", None)
         if not self._check(rows, held_out_rows):
             return self.keras_fit(**call)
+        for name in ("x", "validation_data"):
+            if isinstance(call.get(name), tf.data.Dataset):
+                call[name] = untuned(call[name])
         class_weight = None
         if rows is not None:
             call["x"], call["steps_per_epoch"] = _orders(rows), rows.steps
@@ -108,6 +111,8 @@ class _Epochs:
         rows = None if call.get("steps") else getattr(call.get("x"), "rows", None)
         if not self._check(rows):
             return self.keras_evaluate(**call)
+        if isinstance(call.get("x"), tf.data.Dataset):
+            call["x"] = untuned(call["x"])
         if rows is not None:
             call["x"], call["steps"] = _nothing(), rows.steps
         steps = {"test": call.get("steps") or _cardinality(call.get("x"))}
