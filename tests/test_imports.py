@@ -12,7 +12,8 @@ def run(program, *arguments):
     ).stdout
 
 
-HEAVY = "[m for m in ('tensorflow', 'keras', 'onnxruntime', 'matplotlib', 'numpy') if m in sys.modules]"
+NAMES = ("tensorflow", "keras", "keras_tuner", "onnxruntime", "matplotlib", "numpy", "tuning")
+HEAVY = f"[m for m in {NAMES} if m in sys.modules]"
 
 
 def test_import_is_light():

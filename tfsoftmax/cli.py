@@ -56,6 +56,9 @@ def train(
     optimizer: Annotated[str | None, _setting("optimizer", "sgd, adam, adamw, lion or rmsprop.")] = None,
     momentum: Annotated[float | None, _setting("momentum", "Of sgd.")] = None,
     l2: Annotated[float | None, _setting("l2", "Factor of the squared weights in the loss.")] = None,
+    label_smoothing: Annotated[
+        float | None, _setting("label_smoothing", "Share of the probability that the loss gives to all classes.")
+    ] = None,
     schedule: Annotated[str | None, _setting("schedule", "Learning rate: constant or cosine.")] = None,
     preprocess: Annotated[str | None, _setting("preprocess", "unit, center or standardize.")] = None,
     patience: Annotated[
@@ -78,7 +81,7 @@ def train(
     settings = RunConfig.from_dict(
         {**file, **given}, "the command line" if config is None else f"configuration {str(config)!r}"
     )
-    out = Path("runs", settings.data.replace(":", "_").replace("/", "_")) if out is None else out
+    out = Path("runs", _file_name(settings.data)) if out is None else out
     with _tensorflow():
         from tfsoftmax import data as datasets
         from tfsoftmax import training
@@ -91,6 +94,81 @@ def train(
     for split in ("val", "test"):
         if run.metrics[split]:
             print(f"{split:<5} {_summary(run.metrics[split])}")
+
+
+@app.command(epilog=_example("tune --out tune/book --trials 16 --space momentum=0,0.9"))
+def tune(
+    out: Annotated[Path | None, typer.Option(help="Tune folder to write.", show_default="tune/DATA")] = None,
+    data: Annotated[str, typer.Option(help="Data set; `tfsoftmax datasets` lists them.")] = "fashion_mnist",
+    space: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUES",
+            help="What to tune, once for each: lr=0.01:1 is a range, momentum=0,0.9 are values.",
+            show_default="lr around the curvature bound",
+        ),
+    ] = None,
+    tuner: Annotated[str, typer.Option(help="sweep, grid, random, bayesian or hyperband.")] = "sweep",
+    trials: Annotated[int, typer.Option(help="Learning rates of the first round (sweep), or trials.")] = 16,
+    epochs: Annotated[int, typer.Option(help="Passes over the training rows of each trial.")] = 50,
+    batch_size: Annotated[int, typer.Option(help="Rows a step.")] = 256,
+    schedule: Annotated[str, typer.Option(help="Learning rate: constant or cosine.")] = "cosine",
+    preprocess: Annotated[str, typer.Option(help="unit, center or standardize.")] = "center",
+    seed: Annotated[int, typer.Option(help="Of the split, of the order of the rows, and of the search.")] = 0,
+    val: Annotated[int | None, typer.Option(help="Validation rows.", show_default="one sixth")] = None,
+    objective: Annotated[str, typer.Option(help="val_loss or val_accuracy.")] = "val_loss",
+    minutes: Annotated[float | None, typer.Option(help="Time budget.", show_default="none")] = None,
+    lanes: Annotated[int | None, typer.Option(help="Most trials in one fit.", show_default="16, or what fits")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a search that is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Find good settings: many learning rates trained as one model. The test split is not looked at."""
+    out = Path("tune", _file_name(data)) if out is None else out
+    with _tensorflow():
+        import tuning
+        from tfsoftmax import data as datasets
+        from tuning.space import parse_space
+    config = RunConfig(data=data, epochs=epochs, schedule=schedule, val=val)
+    wanted = parse_space(space) if space else None
+    rows = datasets.load(data, batch_size=batch_size, val=val, seed=seed, preprocess=preprocess)
+    found = tuning.search(
+        rows,
+        out,
+        config=config,
+        space=wanted,
+        tuner=tuner,
+        trials=trials,
+        objective=objective,
+        lanes=lanes,
+        minutes=minutes,
+        overwrite=overwrite,
+        progress=True,
+    )
+    ended = [row for row in found.trials if row["status"] == "completed"]
+    sign = -1 if objective == "val_accuracy" else 1
+    ended.sort(key=lambda row: sign * row[objective])
+    bound = found.curvature
+    if as_json:
+        best = {
+            "config": dataclasses.asdict(found.best),
+            **{name: ended[0][name] for name in ("val_loss", "val_accuracy")},
+        }
+        curvature = {"largest": bound.largest, "bound": bound.bound, "at_zero_weights": bound.start}
+        print(json.dumps({"folder": str(found.folder), "best": best, "curvature": curvature, "trials": found.trials}))
+        return
+    print(
+        f"curvature bound 1/L: learning rate {bound.bound:.4g} (at zero weights {bound.start:.4g})\n"
+        f"{len(ended)} trials of {len(found.trials)} came to an end; the best by {objective}:\n"
+    )
+    names = ["trial", *(wanted or ["lr"]), "best_epoch", "val_loss", "val_accuracy"]
+    cells = [names] + [[_cell(row[name]) for name in names] for row in ended[:5]]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
+    for line in cells:
+        print("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)))
+    print(
+        f"\n{found.folder}: best.json, trials.csv, learning_curves.png\n"
+        f"to train it on all training rows: tfsoftmax train --config {found.folder / 'best.json'} --refit"
+    )
 
 
 @app.command(epilog=_example("evaluate runs/fashion_mnist --split val --json"))
@@ -221,6 +299,14 @@ def _summary(result: dict[str, Any]) -> str:
         f"loss {result['loss']:.4f}   accuracy {result['accuracy']:.4f} "
         f"(95 % interval {low:.4f} to {high:.4f}, {result['rows']:,} rows)"
     )
+
+
+def _file_name(data: str) -> str:
+    return data.replace(":", "_").replace("/", "_")
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _figure(value: float | None) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfsoftmax.losses import SmoothedCrossentropy
+
 # metrics that are known to compile
 _METRICS = (
     keras.metrics.SparseCategoricalAccuracy,
@@ -38,7 +40,7 @@ def misfit(model: keras.Model) -> str:
         return "run_eagerly is on"
     loss = model.loss
     if (
-        type(loss) is not keras.losses.SparseCategoricalCrossentropy
+        type(loss) not in (keras.losses.SparseCategoricalCrossentropy, SmoothedCrossentropy)
         or not loss.from_logits
         or loss.ignore_class is not None
     ):

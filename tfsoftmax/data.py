@@ -189,7 +189,8 @@ class Data:
         test: the same for the test split, in order.
         spec: the :class:`~tfsoftmax.spec.ModelSpec`.
         classes: class names in the order of the labels.
-        settings: the arguments above but ``source``, with ``val`` as it turned out.
+        source: the source given.
+        settings: the other arguments, with ``val`` as it turned out.
 
     Raises:
         InputError: a setting out of range, or a split that leaves no training row.
@@ -208,6 +209,7 @@ class Data:
         number("seed", seed, 0, whole=True)
         one_of("preprocess", preprocess, PREPROCESSORS)
         check_val(val)
+        self.source = source
         x, y = source.x_train, source.y_train
         train = held_out = None
         if val != "test" and not refit:

@@ -6,7 +6,8 @@ import keras
 
 from tfsoftmax.epochs import accelerate
 from tfsoftmax.errors import InputError
-from tfsoftmax.spec import number, one_of
+from tfsoftmax.losses import SmoothedCrossentropy
+from tfsoftmax.spec import fraction, number, one_of
 
 # name -> Keras class; `--optimizer` takes these names.
 OPTIMIZERS = {
@@ -25,6 +26,7 @@ def SoftmaxRegression(  # a class in the chapter, hence its name
     optimizer: str | keras.optimizers.Optimizer = "sgd",
     momentum: float = 0.0,
     l2: float = 0.0,
+    label_smoothing: float = 0.0,
     decay_steps: int | None = None,
     initializer: str | keras.initializers.Initializer = "zeros",
     seed: int | None = None,
@@ -41,6 +43,8 @@ def SoftmaxRegression(  # a class in the chapter, hence its name
         optimizer: a name in ``OPTIMIZERS`` or any Keras optimizer.
         momentum: of ``"sgd"``, in [0, 1).
         l2: adds ``l2 * sum(kernel ** 2)`` to the loss; the bias is left alone.
+        label_smoothing: in [0, 1); the loss in training asks for ``label_smoothing / num_outputs`` of each other class.
+            What the model saves has the plain loss.
         decay_steps: with a number, the learning rate falls from ``lr`` to 0 along half a cosine over so many steps.
         initializer: of the kernel.
         seed: of an initializer given by name.
@@ -54,6 +58,7 @@ def SoftmaxRegression(  # a class in the chapter, hence its name
     """
     number("num_outputs", num_outputs, 2, whole=True)
     number("l2", l2, 0)
+    fraction("label_smoothing", label_smoothing)
     if isinstance(optimizer, str):
         optimizer = _optimizer(optimizer, lr, momentum, decay_steps)
     if isinstance(initializer, str):
@@ -70,20 +75,22 @@ def SoftmaxRegression(  # a class in the chapter, hence its name
         ],
         name="softmax_regression",
     )
+    plain = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(
         optimizer=optimizer,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        loss=SmoothedCrossentropy(label_smoothing) if label_smoothing else plain,
         metrics=["accuracy"],
     )
+    if label_smoothing:  # Keras has no such loss, and what is saved must open without this package
+        compiled = model.get_compile_config()
+        model.get_compile_config = lambda: {**compiled, "loss": keras.saving.serialize_keras_object(plain)}
     return accelerate(model)
 
 
 def _optimizer(name: str, lr: float, momentum: float, decay_steps: int | None) -> keras.optimizers.Optimizer:
     one_of("optimizer", name, OPTIMIZERS)
     number("lr", lr, 0, open_low=True)
-    number("momentum", momentum, 0)
-    if momentum >= 1:
-        raise InputError(f"momentum must be below 1, got {momentum!r}")
+    fraction("momentum", momentum)
     if momentum and name != "sgd":
         raise InputError(f"momentum goes with optimizer 'sgd', got momentum={momentum!r} with {name!r}")
     rate = keras.optimizers.schedules.CosineDecay(lr, decay_steps) if decay_steps is not None else lr

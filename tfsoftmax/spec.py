@@ -27,6 +27,13 @@ def number(name: str, value: Any, low: float, *, whole: bool = False, open_low: 
         raise InputError(f"{name} must be {kind} {'above' if open_low else 'of at least'} {low:g}, got {value!r}")
 
 
+def fraction(name: str, value: Any) -> None:
+    """Raise InputError unless ``value`` is a number in [0, 1)."""
+    number(name, value, 0)
+    if value >= 1:
+        raise InputError(f"{name} must be below 1, got {value!r}")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` beside ``path``, force it to disk, rename it into place: readers see the old or the new file."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -135,6 +142,7 @@ class RunConfig(_Json):
         optimizer: see ``tfsoftmax.model.OPTIMIZERS``.
         momentum: of ``sgd``, in [0, 1).
         l2: factor of the squared weights (not the bias) in the loss, at least 0.
+        label_smoothing: share of the label's probability that the loss in training gives to all classes, in [0, 1).
         schedule: ``"constant"``, or ``"cosine"`` decay to 0 over all steps (Loshchilov and Hutter, 2017).
         preprocess: see ``tfsoftmax.data.PREPROCESSORS``.
         patience: stop after so many epochs without a lower validation loss and keep the best weights;
@@ -152,6 +160,7 @@ class RunConfig(_Json):
     optimizer: str = "sgd"
     momentum: float = 0.0
     l2: float = 0.0
+    label_smoothing: float = 0.0
     schedule: str = "constant"
     preprocess: str = "unit"
     patience: int | None = None
@@ -170,9 +179,8 @@ class RunConfig(_Json):
         number("lr", self.lr, 0, open_low=True)
         number("seed", self.seed, 0, whole=True)
         number("l2", self.l2, 0)
-        number("momentum", self.momentum, 0)
-        if self.momentum >= 1:
-            raise InputError(f"momentum must be below 1, got {self.momentum!r}")
+        fraction("momentum", self.momentum)
+        fraction("label_smoothing", self.label_smoothing)
         if self.patience is not None:
             number("patience", self.patience, 1, whole=True)
             if self.refit:

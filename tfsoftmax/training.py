@@ -120,15 +120,7 @@ def train(
     for name, value in settings.items():
         if data.settings[name] != value:
             raise InputError(f"config says {name}={value!r} and the data has {name}={data.settings[name]!r}")
-    one_of("schedule", config.schedule, SCHEDULES)
-    model = SoftmaxRegression(
-        len(data.classes),
-        config.lr,
-        optimizer=config.optimizer,
-        momentum=config.momentum,
-        l2=config.l2,
-        decay_steps=SCHEDULES[config.schedule](config.epochs * data.train.rows.steps),
-    )
+    model = build(config, data)
     with _claimed(Path(out), config, overwrite) as folder:
         write_text(folder / "spec.json", data.spec.to_json())
         callbacks: list[keras.callbacks.Callback] = [_Log(folder / "history.csv", config, progress)]
@@ -161,6 +153,20 @@ def train(
         return Run(folder)
 
 
+def build(config: RunConfig, data: Data) -> keras.Sequential:
+    """The model that ``config`` says, for ``config.epochs`` epochs of ``data.train``."""
+    one_of("schedule", config.schedule, SCHEDULES)
+    return SoftmaxRegression(
+        len(data.classes),
+        config.lr,
+        optimizer=config.optimizer,
+        momentum=config.momentum,
+        l2=config.l2,
+        label_smoothing=config.label_smoothing,
+        decay_steps=SCHEDULES[config.schedule](config.epochs * data.train.rows.steps),
+    )
+
+
 def data_settings(config: RunConfig) -> dict[str, Any]:
     """The settings of ``config`` that :class:`tfsoftmax.Data` takes."""
     return {name: getattr(config, name) for name in ("batch_size", "val", "seed", "preprocess", "refit")}
@@ -176,19 +182,26 @@ def _claimed(folder: Path, config: RunConfig, overwrite: bool) -> Iterator[Path]
 
     An unfinished run with the same settings starts anew.
     """
+    with locked(folder):
+        _make(folder, config, overwrite)
+        yield folder
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of ``folder``, by a lock file beside it; makes the folders above."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = open(folder.with_name(f".{folder.name}.lock"), "w")  # noqa: SIM115 (closed below)
     except OSError as error:
-        raise InputError(f"cannot write the run folder {str(folder)!r}: {error.strerror}") from error
+        raise InputError(f"cannot write the folder {str(folder)!r}: {error.strerror}") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(f"another process is training in {str(folder)!r}; choose another --out") from error
         try:
-            _make(folder, config, overwrite)
-            yield folder
+            yield
         finally:
             Path(lock.name).unlink(missing_ok=True)
 

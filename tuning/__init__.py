@@ -1,0 +1,20 @@
+"""Tuning: many trials for the price of a few, with KerasTuner."""
+
+from tuning.oracles import TUNERS, GridOracle, SweepOracle
+from tuning.search import Search, search
+from tuning.space import HYPERPARAMETERS, Curvature, Range, SoftmaxHyperModel, curvature
+from tuning.tuner import LaneTuner
+
+__all__ = [
+    "HYPERPARAMETERS",
+    "TUNERS",
+    "Curvature",
+    "GridOracle",
+    "LaneTuner",
+    "Range",
+    "Search",
+    "SoftmaxHyperModel",
+    "SweepOracle",
+    "curvature",
+    "search",
+]

@@ -1,0 +1,207 @@
+"""search(): a data set and a space become a tune folder with the trials, the best settings and the learning curves."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import importlib.util
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tfsoftmax.data import Data
+from tfsoftmax.errors import InputError, TrainingError
+from tfsoftmax.spec import RunConfig, number, one_of, read_json, write_text
+from tfsoftmax.training import locked
+from tuning import curves
+from tuning.oracles import TUNERS
+from tuning.space import Curvature, Range, SoftmaxHyperModel, Space, around, curvature
+from tuning.table import LiveTable
+from tuning.tuner import LaneTuner
+
+OBJECTIVES = ("val_loss", "val_accuracy")
+# changes of these change the loss itself, so losses of different values do not compare
+_IN_THE_LOSS = ("l2", "label_smoothing")
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """A finished search.
+
+    Args:
+        folder: the tune folder: ``trials.csv``, ``best.json``, ``learning_curves.png``, ``search.json`` (what
+            was asked) and ``trials/`` (KerasTuner's project).
+        tuner: the tuner, with ``results_summary``, ``get_best_models`` and all else of KerasTuner.
+        best: settings of the best trial, as ``train`` takes them.
+        trials: one row a trial, as in ``trials.csv``, in the order in which they were asked for.
+        curvature: the curvature of the data, which the learning rates are centred on.
+    """
+
+    folder: Path
+    tuner: LaneTuner
+    best: RunConfig
+    trials: list[dict[str, Any]]
+    curvature: Curvature
+
+
+def search(
+    data: Data,
+    out: str | os.PathLike[str],
+    *,
+    config: RunConfig | None = None,
+    space: Space | None = None,
+    tuner: str = "sweep",
+    trials: int = 16,
+    objective: str = "val_loss",
+    lanes: int | None = None,
+    minutes: float | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Search:
+    """Find settings of softmax regression for ``data``; the test split is not looked at.
+
+    The same call goes on with a search that was killed, and ends as an undisturbed one does.
+
+    Args:
+        data: the data set; needs validation rows of its own.
+        out: the tune folder.
+        config: what is not tuned; ``None``: cosine decay over 50 epochs.
+        space: what is tuned, see :class:`tuning.SoftmaxHyperModel`; ``None``: the learning rate, from a 32nd to 32
+            times the curvature bound. A space without the learning rate keeps that of ``config``.
+        tuner: a name in ``TUNERS``; ``"sweep"`` tries ``trials`` learning rates and half as many around the best.
+        trials: how many; for ``"sweep"`` and ``"grid"`` the values of a range; ``"hyperband"`` decides by itself.
+        objective: ``"val_loss"`` or ``"val_accuracy"``, at each trial's best epoch.
+        lanes: most trials in one compiled fit; ``None``: 16, or fewer where memory is short.
+        minutes: time budget; trials in training at its end stop after their epoch and count with what they have.
+        overwrite: replace what is there.
+        progress: a live table on standard error on a terminal, a line a group of trials elsewhere.
+
+    Raises:
+        InputError: an argument out of range, a space that does not fit, a folder of another search.
+        TrainingError: no trial came to an end.
+    """
+    config = RunConfig(epochs=50, schedule="cosine") if config is None else config
+    bound = curvature(data)
+    space = {"lr": around(bound.bound)} if space is None else space
+    one_of("tuner", tuner, TUNERS)
+    one_of("objective", objective, OBJECTIVES)
+    number("trials", trials, 1, whole=True)
+    if minutes is not None:
+        number("minutes", minutes, 0, open_low=True)
+    if data.val is None or data.settings["val"] == "test":
+        raise InputError("tuning needs validation rows of its own: give val as a number of training rows, no refit")
+    if objective == "val_loss" and (names := [name for name in _IN_THE_LOSS if name in space]):
+        raise InputError(f"{names[0]} is part of the loss, so losses do not compare: tune it by val_accuracy")
+    if tuner == "bayesian" and importlib.util.find_spec("sklearn") is None:
+        raise InputError("tuner 'bayesian' needs scikit-learn: pip install scikit-learn")
+    config = dataclasses.replace(config, **data.settings)
+    hypermodel = SoftmaxHyperModel(data, config, space)
+    asked = {
+        "config": dataclasses.asdict(config),
+        "space": {
+            name: dataclasses.asdict(values) if isinstance(values, Range) else list(values)
+            for name, values in space.items()
+        },
+        **{"tuner": tuner, "trials": trials, "objective": objective},
+    }
+    folder = Path(out)
+    with locked(folder):
+        _claim(folder, asked, overwrite)
+        # KerasTuner takes seed 0 for none
+        oracle = TUNERS[tuner](objective, space, trials, config, config.seed + 1)
+        seconds = None if minutes is None else 60 * minutes
+        with _quiet_tuner(), LiveTable(hypermodel, objective, shown=progress) as table:
+            lane_tuner = _ShownTuner(
+                oracle, hypermodel, lanes, seconds=seconds, directory=str(folder), project_name="trials", table=table
+            )
+            lane_tuner.search(verbose=0)
+        rows = _rows(lane_tuner, space)
+        _write_csv(folder / "trials.csv", rows)
+        finished = [trial for trial in lane_tuner.oracle.get_best_trials(1) if trial.status == "COMPLETED"]
+        if not finished:
+            raise TrainingError(f"no trial came to an end; {str(folder / 'trials.csv')!r} says why")
+        best = hypermodel.config_of(finished[0].hyperparameters)
+        if best.schedule == "constant":  # a cosine decay is good at its end only
+            best = dataclasses.replace(best, epochs=finished[0].best_step + 1)
+        write_text(folder / "best.json", best.to_json())
+        curves.draw(folder / "learning_curves.png", lane_tuner, objective, bound)
+    return Search(folder, lane_tuner, best, rows, bound)
+
+
+class _ShownTuner(LaneTuner):
+    """Tells a table of each epoch and each end of a trial."""
+
+    def __init__(self, *args: Any, table: LiveTable, **kwargs: Any):
+        self._table = table
+        super().__init__(*args, **kwargs)
+
+    def on_epoch_end(self, trial: Any, model: Any, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._table.epoch(trial, epoch, logs)
+
+    def on_trial_end(self, trial: Any) -> None:
+        super().on_trial_end(trial)
+        self._table.end(self.oracle.get_trial(trial.trial_id))
+
+
+def _claim(folder: Path, asked: dict[str, Any], overwrite: bool) -> None:
+    note = folder / "search.json"
+    try:
+        if folder.exists():
+            ours = note.is_file()
+            if not ours and (not folder.is_dir() or any(folder.iterdir())):
+                raise InputError(f"{str(folder)!r} exists and is not a tune folder; choose another --out")
+            if ours and not overwrite:
+                there = read_json(note, "what was searched")
+                asked = json.loads(json.dumps(asked))
+                if wrong := [name for name in asked if there.get(name) != asked[name]]:
+                    raise InputError(
+                        f"{str(folder)!r} holds another search, with other {wrong[0]}; "
+                        "choose another --out, or give --overwrite"
+                    )
+                return
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        write_text(note, json.dumps(asked, indent=1) + "\n")
+    except OSError as error:
+        raise InputError(f"cannot write the tune folder {str(folder)!r}: {error.strerror}") from error
+
+
+def _rows(tuner: LaneTuner, space: Space) -> list[dict[str, Any]]:
+    """One row a trial: what it tried and what it had at its best epoch."""
+    rows = []
+    for trial in sorted(tuner.oracle.trials.values(), key=lambda trial: trial.trial_id):
+        found = {name: trial.metrics.get_last_value(name) for name in trial.metrics.metrics}
+        metrics = ("loss", "accuracy", "val_loss", "val_accuracy")
+        rows.append(
+            {
+                "trial": trial.trial_id,
+                **{name: trial.hyperparameters.values.get(name) for name in space},
+                "best_epoch": trial.best_step + 1 if trial.status == "COMPLETED" else None,
+                **{name: float(found[name]) if name in found else None for name in metrics},
+                "status": trial.status.lower(),
+                "reason": (trial.message or "").strip().splitlines()[-1:],
+                "seconds": tuner.seconds_of.get(trial.trial_id),
+            }
+        )
+        rows[-1]["reason"] = rows[-1]["reason"][0] if rows[-1]["reason"] else None
+    return rows
+
+
+def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, list(rows[0]) if rows else ["trial"], lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+@contextlib.contextmanager
+def _quiet_tuner() -> Iterator[None]:
+    """KerasTuner prints on standard output, where results belong."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield

@@ -1,0 +1,225 @@
+"""What can be tuned and over which ranges: the table of hyperparameters, the curvature bound, the hypermodel."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import keras_tuner
+import numpy as np
+
+from tfsoftmax.data import PREPROCESSORS, Data
+from tfsoftmax.errors import InputError
+from tfsoftmax.model import OPTIMIZERS
+from tfsoftmax.spec import RunConfig, one_of
+from tfsoftmax.training import SCHEDULES, build
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """All numbers from ``low`` to ``high``, spread evenly in their logarithm; both above 0."""
+
+    low: float
+    high: float
+
+
+Values = Range | tuple[Any, ...]
+Space = dict[str, Values]
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputError(f"{text!r} is not a number") from error
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise InputError(f"{text!r} is not a whole number") from error
+
+
+def _name(choices: Mapping[str, Any]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        one_of("a value", text, choices)
+        return text
+
+    return parse
+
+
+# name, as in RunConfig -> (how to read one value, whether a range LOW:HIGH is allowed)
+HYPERPARAMETERS: dict[str, tuple[Callable[[str], Any], bool]] = {
+    "lr": (_number, True),
+    "momentum": (_number, False),
+    "l2": (_number, True),
+    "label_smoothing": (_number, False),
+    "optimizer": (_name(OPTIMIZERS), False),
+    "schedule": (_name(SCHEDULES), False),
+    "preprocess": (_name(PREPROCESSORS), False),
+    "batch_size": (_whole, False),
+    "epochs": (_whole, False),
+}
+
+
+def parse_space(entries: Sequence[str]) -> Space:
+    """Read ``NAME=LOW:HIGH`` and ``NAME=VALUE,VALUE,…``, as the command line has them.
+
+    Raises:
+        InputError: an unknown name, an empty or wrong range, a value that a run would not take.
+    """
+    space: Space = {}
+    for entry in entries:
+        name, equals, text = entry.partition("=")
+        name = name.replace("-", "_")
+        one_of("a hyperparameter", name, HYPERPARAMETERS)
+        if not equals or not text:
+            raise InputError(f"{entry!r} has no values; give {name}=VALUE,VALUE or, of some, {name}=LOW:HIGH")
+        read, ranges = HYPERPARAMETERS[name]
+        low, colon, high = text.partition(":")
+        try:
+            if colon and not ranges:
+                raise InputError(f"{name} takes values with commas between, not a range")
+            values = Range(read(low), read(high)) if colon else tuple(read(value) for value in text.split(","))
+        except InputError as error:
+            raise InputError(f"{entry!r}: {error}") from error
+        space[name] = values
+    check_space(space)
+    return space
+
+
+def check_space(space: Space) -> None:
+    """Raise InputError unless all names are known and a run would take all values."""
+    for name, values in space.items():
+        one_of("a hyperparameter", name, HYPERPARAMETERS)
+        if isinstance(values, Range):
+            if not (0 < values.low < values.high < math.inf):
+                raise InputError(f"the range of {name} must rise from above 0, got {values.low:g} to {values.high:g}")
+            if not HYPERPARAMETERS[name][1]:
+                raise InputError(f"{name} takes a tuple of values, not a range")
+        elif not values or len(set(values)) < len(values):
+            raise InputError(f"the values of {name} must be different ones, at least one, got {values!r}")
+        for value in dataclasses.astuple(values) if isinstance(values, Range) else values:
+            RunConfig(**{name: value})
+
+
+@dataclasses.dataclass(frozen=True)
+class Curvature:
+    """How fast the mean cross-entropy can bend, and the learning rates that follow.
+
+    With a column of ones for the bias, ``X̃`` being the preprocessed training rows, the Hessian of softmax regression is
+    at most ``½ X̃ᵀX̃ / n`` (Böhning, 1992), so gradient descent with ``bound = 2 / λmax(X̃ᵀX̃ / n)`` falls in every step.
+    At zero weights the Hessian is ``1/K`` of ``X̃ᵀX̃ / n`` at most, for ``K`` classes, which gives ``start``.
+
+    Args:
+        largest: ``λmax(X̃ᵀX̃ / n)``.
+        classes: ``K``.
+    """
+
+    largest: float
+    classes: int
+
+    @property
+    def bound(self) -> float:
+        """The learning rate ``1 / L`` with ``L = ½ λmax``."""
+        return 2 / self.largest
+
+    @property
+    def start(self) -> float:
+        """The learning rate ``1 / L`` with the curvature at zero weights, ``λmax / K``."""
+        return self.classes / self.largest
+
+
+def curvature(data: Data) -> Curvature:
+    """The :class:`Curvature` of ``data.train``, by power iteration to four digits, some thousand rows at a time."""
+    rows, spec = data.train.rows, data.spec
+    x = rows.x.reshape(len(rows), -1)
+    offset, scale = (np.asarray(value, np.float32) for value in (spec.offset, spec.scale))
+    vector, largest = np.ones(x.shape[1] + 1, np.float32), 0.0
+    for _ in range(100):
+        vector /= np.linalg.norm(vector)
+        product = np.zeros_like(vector)
+        for begin in range(0, len(x), 8192):
+            part = (x[begin : begin + 8192].astype(np.float32) - offset) * scale
+            along = part @ vector[:-1] + vector[-1]
+            product[:-1] += along @ part
+            product[-1] += along.sum()
+        vector, before, largest = product, largest, float(np.linalg.norm(product)) / len(x)
+        if abs(largest - before) < 1e-4 * largest:
+            break
+    return Curvature(largest, len(data.classes))
+
+
+class SoftmaxHyperModel(keras_tuner.HyperModel):
+    """Softmax regression for any KerasTuner tuner.
+
+    ``fit`` trains on the data given here, with the batch size, preprocessing and epochs of the trial, if the tuner's
+    ``search`` is called without data; otherwise as any hypermodel does.
+
+    Args:
+        data: the data set.
+        config: the settings that are not tuned.
+        space: what is tuned: names in ``HYPERPARAMETERS`` and their ``Range`` or tuple of values; ``None``: the
+            learning rate, from a 32nd to 32 times the curvature bound.
+
+    Raises:
+        InputError: an unknown name, a wrong range, or a value that a run would not take.
+    """
+
+    def __init__(self, data: Data, config: RunConfig | None = None, space: Space | None = None):
+        super().__init__()
+        self.config = RunConfig() if config is None else config
+        self.space = {"lr": around(curvature(data).bound)} if space is None else space
+        check_space(self.space)
+        self._data = {(data.settings["batch_size"], data.settings["preprocess"]): data}
+        self._first = data
+
+    def config_of(self, hp: keras_tuner.HyperParameters) -> RunConfig:
+        """Every setting of the run that a trial is; asks ``hp`` for what is tuned."""
+        settings = {}
+        for name, values in self.space.items():
+            if isinstance(values, Range):
+                settings[name] = hp.Float(name, values.low, values.high, sampling="log")
+            else:
+                settings[name] = hp.Choice(name, list(values), ordered=not isinstance(values[0], str))
+        settings.setdefault("batch_size", self._first.settings["batch_size"])
+        settings.setdefault("preprocess", self._first.settings["preprocess"])
+        return dataclasses.replace(self.config, **settings)
+
+    def data_of(self, config: RunConfig) -> Data:
+        """The data set as ``config`` wants it."""
+        key = config.batch_size, config.preprocess
+        if key not in self._data:
+            settings = {**self._first.settings, "batch_size": config.batch_size, "preprocess": config.preprocess}
+            self._data[key] = Data(self._first.source, **settings)
+        return self._data[key]
+
+    def build(self, hp: keras_tuner.HyperParameters) -> keras.Sequential:
+        """The compiled model of a trial."""
+        config = self.config_of(hp)
+        return build(config, self.data_of(config))
+
+    def fit(self, hp: keras_tuner.HyperParameters, model: keras.Model, *args: Any, **kwargs: Any) -> Any:
+        """Train; returns the ``History``."""
+        if args or "x" in kwargs:
+            return model.fit(*args, **kwargs)
+        config = self.config_of(hp)
+        data = self.data_of(config)
+        kwargs.setdefault("epochs", config.epochs)
+        return model.fit(data.train, validation_data=data.val, **kwargs)
+
+
+def around(rate: float, factor: float = 32.0) -> Range:
+    """Learning rates from ``rate / factor`` to ``rate * factor``."""
+    return Range(rate / factor, rate * factor)
+
+
+def log_spaced(values: Range, count: int) -> list[float]:
+    """``count`` values over a range with a constant ratio, both ends included; one value is their geometric mean."""
+    if count == 1:
+        return [math.sqrt(values.low * values.high)]
+    return [float(value) for value in np.geomspace(values.low, values.high, count)]

@@ -1,0 +1,100 @@
+"""What a search over several processes needs beyond KerasTuner's chief and workers: signs of life.
+
+KerasTuner's chief waits for ever for a worker that died with its trials. Here workers show that they live while they
+train, and a chief gives the trials of a silent one to those that ask next. ``create_trial`` and ``get_trial`` are the
+messages that there are; nothing is added to the protocol.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras_tuner
+
+_log = logging.getLogger(__name__)
+
+IDLE_SECONDS = 0.2  # between two questions to an oracle that has nothing yet
+_BEAT_SECONDS = 1.0
+
+
+@contextlib.contextmanager
+def heartbeat(oracle: Any, trials: list[str], active: bool) -> Iterator[None]:
+    """While the block runs, ask the chief for one of our trials now and then; nothing unless ``active``."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(_BEAT_SECONDS):
+            oracle.get_trial(trials[0])
+
+    thread = threading.Thread(target=beat, daemon=True)
+    if active and trials:
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if thread.is_alive():
+            thread.join()
+
+
+def watch(oracle: Any, timeout: float) -> None:
+    """Let a chief's oracle give the trials of a worker that is silent for ``timeout`` seconds to the others.
+
+    As long as others have trials, a worker that asks is told to ask again: it may yet be given one of theirs.
+    """
+    heard: dict[str, float] = {}
+    create_trial, get_trial = oracle.create_trial, oracle.get_trial
+
+    def create(tuner_id: str) -> Any:
+        heard[_worker(tuner_id)] = time.monotonic()
+        trial = create_trial(tuner_id)
+        if trial.status == "STOPPED" and oracle.ongoing_trials:
+            trial.status = "IDLE"
+            oracle.tuner_ids.add(tuner_id)
+        return trial
+
+    def get(trial_id: str) -> Any:
+        for tuner_id, trial in oracle.ongoing_trials.items():
+            if trial.trial_id == trial_id:
+                heard[_worker(tuner_id)] = time.monotonic()
+        return get_trial(trial_id)
+
+    def look() -> None:
+        while not time.sleep(_BEAT_SECONDS):
+            _reclaim(oracle, heard, timeout)
+
+    oracle.create_trial, oracle.get_trial = create, get
+    threading.Thread(target=look, daemon=True).start()
+
+
+@keras_tuner.synchronized
+def _reclaim(oracle: Any, heard: dict[str, float], timeout: float) -> None:
+    for worker, last in list(heard.items()):
+        if time.monotonic() - last < timeout:
+            continue
+        del heard[worker]
+        lost = [tuner_id for tuner_id in oracle.ongoing_trials if _worker(tuner_id) == worker]
+        _log.warning("worker %s is silent for %.0f s; %d of its trials go to others", worker, timeout, len(lost))
+        for tuner_id in reversed(lost):  # the queue is read from its end
+            oracle._retry_queue.append(oracle.ongoing_trials.pop(tuner_id).trial_id)
+        oracle.tuner_ids -= {tuner_id for tuner_id in oracle.tuner_ids if _worker(tuner_id) == worker}
+
+
+def _worker(tuner_id: str) -> str:
+    return tuner_id.rsplit("-", 1)[0]
+
+
+def free_memory() -> int:
+    """Bytes that can be had now."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
