@@ -20,6 +20,8 @@ CACHE = HERE.parent / ".cache" / "benchmarks"
 # some machines set these to slow kernels, which would flatter everybody but NumPy
 SLOWING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
+OURS = ("tfsoftmax", "LaneTuner")  # how the names of our own cases begin
+
 
 class Missing(Exception):
     """A peer that cannot be installed or run here; the text says why."""
@@ -91,3 +93,23 @@ def write(name: str, result: dict[str, Any]) -> None:
     """Write ``results/NAME.json``."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def bars(name: str, values: list[tuple[str, float]], label: str) -> None:
+    """Draw ``results/NAME.png``: one bar a case on a logarithmic scale, this package and the limit in colours."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    names, sizes = zip(*values[::-1], strict=True)
+    figure, axes = plt.subplots(figsize=(8, 0.36 * len(values) + 0.9), layout="constrained")
+    colours = [
+        "#333333" if case.startswith("limit") else "#0b6e4f" if case.startswith(OURS) else "#9db4c0" for case in names
+    ]
+    axes.bar_label(axes.barh(names, sizes, color=colours), [f"{size:.1f}" for size in sizes], padding=3)
+    axes.set_xscale("log")
+    axes.set_xlim(min(sizes) * 0.9, max(sizes) * 1.6)
+    axes.set_xlabel(f"{label} (log scale; less is better)")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(RESULTS / f"{name}.png", dpi=110)

@@ -71,7 +71,11 @@ def main(threads: int, only: str) -> None:
             print(f"{row['name']:<44}{row['total']:>9.2f}{row['accuracy']:>10.4f}" if "total" in row else _figures(row))
     if not only:
         common.write("epoch", {"machine": common.machine(threads), "epoch": rows, "to_accuracy": goals})
-        _chart(rows)
+        common.bars(
+            "epoch",
+            [(row["name"], row["ratio"]) for row in rows if "median" in row],
+            "time of an epoch, as a multiple of the limit",
+        )
 
 
 def _measure(name: str, peer: str, threads: int, **case: Any) -> dict[str, Any]:
@@ -95,28 +99,3 @@ def _figures(row: dict[str, Any]) -> str:
     if "missing" in row:
         return f"  {row['missing']}"
     return f"{row['median']:>9.4f}{row['low']:>10.4f} -{row['high']:>7.4f}{row['first']:>8.2f}{row['ratio']:>8.2f}"
-
-
-def _chart(rows: list[dict[str, Any]]) -> None:
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    shown = [row for row in rows if "median" in row][::-1]
-    figure, axes = plt.subplots(figsize=(8, 0.36 * len(shown) + 0.9), layout="constrained")
-    colours = [
-        "#0b6e4f"
-        if row["name"].startswith("tfsoftmax")
-        else "#333333"
-        if row["name"].startswith("limit")
-        else "#9db4c0"
-        for row in shown
-    ]
-    bars = axes.barh([row["name"] for row in shown], [row["ratio"] for row in shown], color=colours)
-    axes.bar_label(bars, [f"{row['ratio']:.1f}" for row in shown], padding=3)
-    axes.set_xscale("log")
-    axes.set_xlim(0.9, max(row["ratio"] for row in shown) * 1.6)
-    axes.set_xlabel("time of an epoch, as a multiple of the limit (log scale; less is better)")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(common.RESULTS / "epoch.png", dpi=110)
