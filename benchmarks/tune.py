@@ -59,5 +59,5 @@ def main(threads: int, only: str) -> None:
     if not only:
         common.write("tune", {"machine": common.machine(threads), "epochs": EPOCHS, "trials": TRIALS, "cases": rows})
         common.bars(
-            "tune", [(row["name"], row["seconds"]) for row in rows], "seconds for 16 learning rates, ten epochs each"
+            "tune", [(row["name"], row["seconds"]) for row in rows], "seconds for 16 learning rates"
         )

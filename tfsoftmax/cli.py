@@ -165,6 +165,9 @@ def tune(
     widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
     for line in cells:
         print("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)))
+    tried = [row["lr"] for row in found.trials if row.get("lr") is not None]
+    if len(tried) > 1 and found.best.lr in (min(tried), max(tried)):
+        print("\nthe best learning rate is at the edge of those tried: a wider range, --space lr=…:…, may find better")
     print(
         f"\n{found.folder}: best.json, trials.csv, learning_curves.png\n"
         f"to train it on all training rows: tfsoftmax train --config {found.folder / 'best.json'} --refit"
