@@ -58,6 +58,4 @@ def main(threads: int, only: str) -> None:
         print(f"{row['name']:<48}{row['seconds']:>9.2f}{figures[0]:>12}{figures[1]:>10}{scaled}")
     if not only:
         common.write("tune", {"machine": common.machine(threads), "epochs": EPOCHS, "trials": TRIALS, "cases": rows})
-        common.bars(
-            "tune", [(row["name"], row["seconds"]) for row in rows], "seconds for 16 learning rates"
-        )
+        common.bars("tune", [(row["name"], row["seconds"]) for row in rows], "seconds for 16 learning rates")
