@@ -82,5 +82,8 @@ def finished(source, tmp_path_factory):
     idx = write_idx_folder(folder / "tiny", source)
     config = tfsoftmax.RunConfig(data=f"idx:{idx}", epochs=3, batch_size=32, lr=0.05)
     run = tfsoftmax.train(tfsoftmax.load(config.data, batch_size=32), config, folder / "run")
-    done = tfsoftmax.export(run.model, run.spec, folder / "export" / "tiny", metrics=run.metrics)
+    val = run.data().val.rows
+    done = tfsoftmax.export(
+        run.model, run.spec, folder / "export" / "tiny", rows=val.x, labels=val.y, metrics=run.metrics
+    )
     return run, done

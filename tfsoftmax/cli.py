@@ -210,9 +210,9 @@ def export(
         from tfsoftmax.training import Run
     finished = Run(run)
     data = finished.data()
-    held_out = data.test if data.val is None else data.val
+    held_out = (data.test if data.val is None else data.val).rows
     with _quiet():
-        done = write(finished.model, finished.spec, to, rows=held_out.rows.x, metrics=finished.metrics)
+        done = write(finished.model, finished.spec, to, rows=held_out.x, labels=held_out.y, metrics=finished.metrics)
     if as_json:
         print(json.dumps({"folder": str(done.folder), "parity": done.parity}))
     else:

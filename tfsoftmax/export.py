@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfsoftmax.errors import ExportError, InputError
-from tfsoftmax.predict import Predictor, versions
+from tfsoftmax.predict import Predictor, conform, versions
+from tfsoftmax.reference import Reference, choose, hard_rows
 from tfsoftmax.spec import ModelSpec, write_text
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ def export(
     path: str | os.PathLike[str],
     *,
     rows: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
     metrics: dict[str, Any] | None = None,
 ) -> Export:
     """Write the next version folder of the export folder ``path``, in every format.
@@ -138,8 +140,9 @@ def export(
         model: a ``Sequential`` of ``Flatten`` and ``Dense``, as ``SoftmaxRegression`` gives.
         spec: what it takes and gives: ``data.spec``.
         path: the export folder; made where it is not there. The name of the folder is the model's name for servers.
-        rows: raw inputs ``(n, *spec.shape)`` to compare on, best unseen ones; ``None`` takes 256 of seeded noise.
-            Hard rows (all lowest, all highest, one element) are always added.
+        rows: raw inputs ``(n, *spec.shape)`` to compare on, best unseen ones. Hard rows (all lowest, all highest, one
+            element, noise) are always added.
+        labels: of ``rows``, whole numbers ``(n,)``; without them accuracy is not known.
         metrics: kept in the manifest.
 
     Raises:
@@ -149,8 +152,21 @@ def export(
     import tensorflow as tf
 
     kernel, bias = _weights(model, spec)
-    rows = _hard_rows(spec) if rows is None else np.concatenate([_hard_rows(spec)[:3], rows])
-    expected = _model_logits(model, spec, rows)
+    hard = hard_rows(spec)
+    rows = hard[:0] if rows is None else conform(rows, spec, "rows")
+    y = np.full(len(rows), -1) if labels is None else np.asarray(labels)
+    if (
+        y.shape != (len(rows),)
+        or y.dtype.kind not in "iu"
+        or (labels is not None and ((y < 0) | (y >= len(bias))).any())
+    ):
+        raise InputError(f"labels must be {len(rows)} whole numbers from 0 to {len(bias) - 1}, one for each of rows")
+    kept = choose(y)
+    raw, y = np.concatenate([rows, hard]), np.append(y, np.full(len(hard), -1)).astype(np.int64)
+    expected = _model_logits(model, spec, raw)
+    kept = np.append(kept, np.arange(len(rows), len(raw)))
+    reference = Reference(raw[kept], y[kept], expected[kept], kernel, bias)
+    rows = raw
     parent = Path(path)
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -160,6 +176,7 @@ def export(
     try:
         parity = []
         _write_manifest(aside, spec, metrics, parity)  # the Predictor that opens the ONNX file reads the spec here
+        reference.write(aside)
         for name, entry in EXPORTERS.items():
             entry.write(kernel, bias, spec, aside)
             parity.append(
@@ -213,18 +230,6 @@ def _weights(model: keras.Model, spec: ModelSpec) -> tuple[np.ndarray, np.ndarra
     if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
         raise InputError("the model's weights are not all finite; train it again with a smaller learning rate")
     return kernel, bias
-
-
-def _hard_rows(spec: ModelSpec) -> np.ndarray:
-    """All lowest, all highest, one element; then seeded noise."""
-    high = np.array(255 if spec.dtype == "uint8" else 1, spec.dtype)
-    noise = np.random.default_rng(0).integers(0, 256, (256, *spec.shape))
-    rows = np.concatenate([np.zeros((3, *spec.shape)), noise]).astype(spec.dtype)
-    if spec.dtype != "uint8":
-        rows /= 255
-    rows[1] = high
-    rows[2].flat[rows[2].size // 2] = high
-    return rows
 
 
 def _model_logits(model: keras.Model, spec: ModelSpec, raw: np.ndarray) -> np.ndarray:
