@@ -93,7 +93,13 @@ def finished(source, tmp_path_factory):
     run = tfsoftmax.train(tfsoftmax.load(config.data, batch_size=32), config, folder / "run")
     val = run.data().val.rows
     done = tfsoftmax.export(
-        run.model, run.spec, folder / "export" / "tiny", rows=val.x, labels=val.y, metrics=run.metrics
+        run.model,
+        run.spec,
+        folder / "export" / "tiny",
+        rows=val.x,
+        labels=val.y,
+        metrics=run.metrics,
+        config=run.config,
     )
     return run, done
 
