@@ -55,7 +55,7 @@ def _write_onnx(linear: Linear, folder: Path) -> None:
 
 def _rename(graph: onnx.GraphProto) -> None:
     """Give the graph names that do not depend on what was converted before in this process; outputs in our order."""
-    names = {value.name: value.name for value in (*graph.input, *graph.output)}
+    names = {name: name for name in ("", *(value.name for value in (*graph.input, *graph.output)))}  # "": not given
     count: dict[str, int] = {}
     for node in graph.node:
         kind = node.op_type.lower()
@@ -147,7 +147,7 @@ def _save_onnx(model: onnx.ModelProto, linear: Linear, path: Path) -> None:
 
 
 def _write_litert(linear: Linear, folder: Path) -> None:
-    (folder / "model.tflite").write_bytes(_litert(linear.fold(), int8=False))
+    (folder / "model.tflite").write_bytes(_litert(linear.fold(), folder.parent, int8=False))
 
 
 def _write_litert_int8(linear: Linear, folder: Path) -> None:
@@ -155,18 +155,17 @@ def _write_litert_int8(linear: Linear, folder: Path) -> None:
 
     The converter leaves weights of fewer than 1,024 numbers as they are.
     """
-    (folder / "model.int8.tflite").write_bytes(
-        _litert(linear.fold() if linear.spec.dtype == "uint8" else linear, int8=True)
-    )
+    linear = linear.fold() if linear.spec.dtype == "uint8" else linear
+    (folder / "model.int8.tflite").write_bytes(_litert(linear, folder.parent, int8=True))
 
 
-def _litert(linear: Linear, *, int8: bool) -> bytes:
+def _litert(linear: Linear, work: Path, *, int8: bool) -> bytes:
     import tensorflow as tf
 
     module = tf.Module()
     # constants, not variables, and by way of a SavedModel: the converter loses variables of functions and the names
     module.answer = saved_model.graph(linear, linear.kernel, linear.bias, strings=False)
-    with tempfile.TemporaryDirectory() as aside, warnings.catch_warnings():
+    with tempfile.TemporaryDirectory(dir=work) as aside, warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated", UserWarning)
         tf.saved_model.save(module, aside, signatures={"serving_default": module.answer})
         converter = tf.lite.TFLiteConverter.from_saved_model(aside, signature_keys=["serving_default"])

@@ -17,7 +17,7 @@ from tfsoftmax.spec import ModelSpec
 # coarser steps, and the limit grows in proportion.
 LOGIT_LIMIT = 1e-4
 # int8: the difference of a logit as a share of the distance between the largest and the smallest one, ...
-INT8_LOGIT_LIMIT = 0.05
+INT8_LOGIT_LIMIT = 0.02
 # ... and the share of rows that may be right with the model and wrong with the file, on balance.
 INT8_ACCURACY_LIMIT = 0.005
 _AT_ONCE = 16_384  # rows a call, at most: larger sets go in parts
