@@ -1,5 +1,6 @@
 import concurrent.futures
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -195,6 +196,24 @@ def test_tables_of_floats(tmp_path):
     answers = tfsoftmax.Predictor(tmp_path)(x)
     standard = (x - np.array(data.spec.offset, np.float32)) * np.array(data.spec.scale, np.float32)
     np.testing.assert_allclose(answers["logits"], model(standard), atol=1e-5)
+    classify = tf.saved_model.load(str(tmp_path / "1")).signatures["classify"]
+    features = tf.train.Feature(float_list=tf.train.FloatList(value=x[0].tolist()))
+    example = tf.train.Example(features=tf.train.Features(feature={"features": features})).SerializeToString()
+    np.testing.assert_allclose(classify(tf.constant([example]))["scores"], answers["probabilities"][:1], atol=1e-5)
+
+
+def test_a_full_disk_leaves_what_was_there(finished, tmp_path, monkeypatch):
+    run, _ = finished
+    tfsoftmax.export(run.model, run.spec, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tfsoftmax.manifest.write_text", full)
+    with pytest.raises(tfsoftmax.ExportError, match=r"cannot write into .*: No space left on device"):
+        tfsoftmax.export(run.model, run.spec, tmp_path, keep=1)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_tables_far_from_zero_in_different_units(tmp_path):

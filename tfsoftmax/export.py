@@ -81,15 +81,14 @@ def export(
     if keep is not None:
         number("keep", keep, 1, whole=True)
     linear = Linear(*_weights(model, spec), spec)
-    raw, y, few = _rows(spec, rows, labels)
-    logits = _model_logits(model, spec, raw)
+    expected = _expected(model, spec, rows, labels)
     parent = Path(path)
     try:
         with versions.work(parent) as work:
             # laid out as it will be: the version folder lies in a folder that is named as the model
             aside = work / parent.resolve().name / str(versions.choose(parent, version))
             aside.mkdir(parents=True)
-            found = _write(aside, linear, raw, y, logits, few, metrics, config)
+            found = _write(aside, linear, expected, metrics, config)
             if wrong := [row["format"] for row in found if not row["ok"]]:
                 raise ExportError(f"{', '.join(wrong)} does not answer as the model does:\n{parity.table(found)}")
             beside = [aside.parent / name for name in card.FILES]
@@ -102,21 +101,15 @@ def export(
 
 
 def _write(
-    folder: Path,
-    linear: Linear,
-    raw: np.ndarray,
-    y: np.ndarray,
-    logits: np.ndarray,
-    few: np.ndarray,
-    metrics: dict[str, Any] | None,
-    config: RunConfig | None,
+    folder: Path, linear: Linear, rows: parity.Expected, metrics: dict[str, Any] | None, config: RunConfig | None
 ) -> list[dict[str, Any]]:
     """Write all files of a version folder and those that go beside it; gives the parity rows."""
-    Reference(raw[few], y[few], logits[few], linear.kernel, linear.bias).write(folder)
+    kept = (array[rows.few] for array in (rows.raw, rows.y, rows.logits))
+    Reference(*kept, linear.kernel, linear.bias).write(folder)
     found = []
     for name, entry in EXPORTERS.items():
         entry.write(linear, folder)
-        found.append(parity.compare(name, entry, folder, linear.spec, raw, y, logits, few))
+        found.append(parity.compare(name, entry, folder, linear.spec, rows))
     values = {
         "spec": dataclasses.asdict(linear.spec),
         "config": config and dataclasses.asdict(config),
@@ -132,10 +125,10 @@ def _write(
     return found
 
 
-def _rows(
-    spec: ModelSpec, rows: np.ndarray | None, labels: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All rows to compare on, their labels (-1: none), and the indices of those that the export keeps."""
+def _expected(
+    model: keras.Model, spec: ModelSpec, rows: np.ndarray | None, labels: np.ndarray | None
+) -> parity.Expected:
+    """The rows to compare on; ``few`` are those that the export keeps."""
     hard, count = hard_rows(spec), len(spec.classes)
     rows = hard[:0] if rows is None else conform(rows, spec, "rows")
     y = np.full(len(rows), -1) if labels is None else np.asarray(labels)
@@ -143,7 +136,8 @@ def _rows(
     if not fits or (labels is not None and ((y < 0) | (y >= count)).any()):
         raise InputError(f"labels must be {len(rows)} whole numbers from 0 to {count - 1}, one for each of rows")
     few = np.append(choose(y), np.arange(len(rows), len(rows) + len(hard)))
-    return np.concatenate([rows, hard]), np.append(y, np.full(len(hard), -1)).astype(np.int64), few
+    raw, y = np.concatenate([rows, hard]), np.append(y, np.full(len(hard), -1)).astype(np.int64)
+    return parity.Expected(raw, y, _model_logits(model, spec, raw), few)
 
 
 def _weights(model: keras.Model, spec: ModelSpec) -> tuple[np.ndarray, np.ndarray]:

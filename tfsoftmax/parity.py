@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -23,27 +24,25 @@ INT8_ACCURACY_LIMIT = 0.005
 _AT_ONCE = 16_384  # rows a call, at most: larger sets go in parts
 
 
-def compare(
-    name: str,
-    entry: Format,
-    folder: Path,
-    spec: ModelSpec,
-    raw: np.ndarray,
-    y: np.ndarray,
-    expected: np.ndarray,
-    few: np.ndarray,
-) -> dict[str, Any]:
-    """Open a file of a version folder in its own runtime and compare it with the model.
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """Rows, with what the model answers.
 
     Args:
-        name: of the format.
-        entry: the format.
-        folder: the version folder.
-        spec: what goes in and comes out.
-        raw: raw inputs ``(n, *spec.shape)``; they go in at once.
+        raw: raw inputs ``(n, *spec.shape)``; they go into each file at once.
         y: labels int64 ``(n,)``, -1 where there is none.
-        expected: the model's logits ``(n, classes)``.
-        few: indices of some rows that go in one by one and in batches of 7, too.
+        logits: of the model, float32 ``(n, classes)``.
+        few: indices of rows that go in one by one and in batches of 7, too.
+    """
+
+    raw: np.ndarray
+    y: np.ndarray
+    logits: np.ndarray
+    few: np.ndarray
+
+
+def compare(name: str, entry: Format, folder: Path, spec: ModelSpec, rows: Expected) -> dict[str, Any]:
+    """Open the file of a format, called ``name``, in a version folder and compare it with the model.
 
     Returns:
         JSON-ready: ``format``, ``file``, ``runtime``, ``rows``, ``bytes``; ``logits`` and ``probabilities``, largest
@@ -51,6 +50,7 @@ def compare(
         ``model_accuracy`` on the rows with labels (``None`` without); ``microseconds``, a row in batches of ``"1"`` and
         ``"1024"``, medians; ``ok``.
     """
+    raw, few = rows.raw, rows.few
     answer = entry.open(folder)
     order = np.concatenate([np.arange(len(raw)), few, few])
     parts = [*_batches(raw, _AT_ONCE), *_batches(raw[few], 1), *_batches(raw[few], 7)]
@@ -58,7 +58,7 @@ def compare(
     logits, probabilities, class_id = (
         np.concatenate([part[key] for part in got]) for key in ("logits", "probabilities", "class_id")
     )
-    expected, y = expected[order], y[order]
+    expected, y = rows.logits[order], rows.y[order]
     best = expected.argmax(axis=1)
     changed = class_id != best
     differ = _largest(logits - expected)

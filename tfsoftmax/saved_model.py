@@ -73,9 +73,10 @@ def _classify(answer: Any, spec: ModelSpec) -> tf.types.experimental.Polymorphic
     def classify(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         feature = tf.io.FixedLenFeature(spec.shape, tf.int64 if pictures else tf.float32)
         raw = tf.io.parse_example(inputs, {spec.input_name: feature})[spec.input_name]
-        checks = [tf.debugging.assert_non_negative(raw), tf.debugging.assert_less(raw, tf.constant(256, raw.dtype))]
-        with tf.control_dependencies(checks if pictures else []):  # a cast would wrap around
-            raw = tf.cast(raw, spec.dtype)
+        if pictures:  # a cast would wrap around
+            tf.debugging.assert_non_negative(raw)
+            tf.debugging.assert_less(raw, tf.constant(256, raw.dtype))
+            raw = tf.cast(raw, tf.uint8)
         scores = answer(raw)["probabilities"]
         names = tf.tile(tf.constant([spec.classes]), [tf.shape(scores)[0], 1])
         return {"classes": names, "scores": scores}

@@ -60,13 +60,11 @@ def _verify_beside(path: Path, manifests: list[dict[str, Any]]) -> None:
 def _parity(folder: Path, values: dict[str, Any]) -> list[dict[str, Any]]:
     spec = ModelSpec.from_dict(values["spec"], "the spec in the manifest")
     kept = Reference.read(folder)
+    expected = parity.Expected(kept.raw, kept.y, kept.logits, np.arange(len(kept.raw)))
     rows = []
     for row in values["parity"]:
         one_of("a format in the manifest", row["format"], EXPORTERS)
-        entry = EXPORTERS[row["format"]]
-        rows.append(
-            parity.compare(row["format"], entry, folder, spec, kept.raw, kept.y, kept.logits, np.arange(len(kept.raw)))
-        )
+        rows.append(parity.compare(row["format"], EXPORTERS[row["format"]], folder, spec, expected))
     if wrong := [row["format"] for row in rows if not row["ok"]]:
         raise ExportError(
             f"{', '.join(wrong)} in {str(folder)!r} does not answer as the model did:\n{parity.table(rows)}"
