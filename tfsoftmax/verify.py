@@ -53,7 +53,7 @@ def _verify_beside(path: Path, manifests: list[dict[str, Any]]) -> None:
             content = (path / name).read_bytes()
         except OSError as error:
             raise ExportError(f"cannot read {str(path / name)!r}: {error.strerror}. Export the run again") from error
-        if manifest.digest(content) not in [values["beside"].get(name) for values in manifests]:
+        if manifest.digest(content) not in [values.get("beside", {}).get(name) for values in manifests]:
             raise ExportError(f"{str(path / name)!r} is not as it was exported. Export the run again")
 
 
