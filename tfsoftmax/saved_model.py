@@ -57,7 +57,7 @@ def write(linear: Linear, folder: Path) -> None:
     updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(folder))
     updater.replace_method_name("classify", "tensorflow/serving/classify", tags="serve")
     updater.save()
-    (folder / "fingerprint.pb").unlink()  # optional, and of the file as it was before
+    (folder / "fingerprint.pb").unlink(missing_ok=True)  # optional, and of the file as it was before
     for name in ("assets", "assets.extra"):
         (folder / name).mkdir(exist_ok=True)
     write_text(folder / "assets" / "labels.txt", "".join(f"{name}\n" for name in spec.classes))
@@ -100,9 +100,11 @@ def _write_warmup(spec: ModelSpec, folder: Path) -> None:
         inputs = _message((1, spec.input_name.encode()), (2, tensor))
         request = _message((1, _message((1, name), (3, b"serving_default"))), (2, inputs))
         records.append(_message((6, _message((1, request)))))
-    kind = {"int64_list": tf.train.Int64List} if spec.dtype == "uint8" else {"float_list": tf.train.FloatList}
-    ((field, make),) = kind.items()
-    feature = tf.train.Feature(**{field: make(value=rows[1].ravel().tolist())})
+    high = rows[1].ravel().tolist()
+    if spec.dtype == "uint8":
+        feature = tf.train.Feature(int64_list=tf.train.Int64List(value=high))
+    else:
+        feature = tf.train.Feature(float_list=tf.train.FloatList(value=high))
     example = tf.train.Example(features=tf.train.Features(feature={spec.input_name: feature}))
     examples = _message((1, _message((1, example.SerializeToString(deterministic=True)))))
     request = _message((1, _message((1, name), (3, b"classify"))), (2, examples))
