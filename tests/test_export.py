@@ -241,6 +241,25 @@ def test_tables_far_from_zero_in_different_units(tmp_path):
     assert [one.folder for one in tfsoftmax.verify(tmp_path)] == [done.folder]
 
 
+@pytest.mark.parametrize(("shape", "dtype"), [(SHAPE, "uint8"), ((182, 182), "uint8"), ((40,), "float32")])
+def test_onnx_int8_rounds_the_weights_and_nothing_else(tmp_path, shape, dtype):
+    rng = np.random.default_rng(3)
+    x = rng.integers(0, 256, (30, *shape)).astype(dtype)
+    data = tfsoftmax.Data(tfsoftmax.Source("x", x, np.arange(30) % 3, x, np.arange(30) % 3, CLASSES))
+    model = tfsoftmax.SoftmaxRegression(3)
+    model.build((None, *shape))
+    kernel = (rng.normal(size=(x[0].size, 3)) / np.sqrt(x[0].size)).astype(np.float32)
+    model.layers[1].set_weights([kernel, np.zeros(3, np.float32)])
+    folder = tfsoftmax.export(model, data.spec, tmp_path, rows=x).folder
+    step = np.abs(kernel).max(axis=0) / 127
+    wanted = (x.reshape(30, -1) * data.spec.scale) @ (np.rint(kernel / step) * step)
+    session = onnxruntime.InferenceSession(folder / "model.int8.onnx")
+    (logits,) = session.run(["logits"], {data.spec.input_name: x})
+    np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-4)
+    kinds = [node.op_type for node in onnx.load(folder / "model.int8.onnx").graph.node]
+    assert ("MatMulInteger" in kinds) == (shape == SHAPE), "where 32 bits cannot overflow"
+
+
 @pytest.mark.parametrize("name", list(EXPORTERS))
 def test_a_mismatch_leaves_no_version(finished, tmp_path, monkeypatch, name):
     run, _ = finished

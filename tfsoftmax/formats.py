@@ -79,43 +79,48 @@ def _write_onnx_int8(linear: Linear, folder: Path) -> None:
 
     Pictures come in eight bits as well, so their product with the weights is exact in whole numbers and needs no
     calibration. The weights are stored unsigned (128 is zero): products of unsigned with signed bytes saturate on
-    processors without VNNI. Tables keep float inputs, and the weights become floats again before the product.
+    processors without VNNI. Tables, and pictures so large that 32 bits could overflow, are multiplied as floats. The
+    weights become floats by plain arithmetic there: ONNX Runtime would fuse DequantizeLinear with the product and
+    round the inputs to eight bits as well.
     """
     import onnx
     from onnx import numpy_helper
 
     spec = linear.spec
+    pictures = spec.dtype == "uint8"
+    # rounded after folding, a table's columns of large numbers would have no weights left
+    linear = linear.fold() if pictures else linear
     size, classes = linear.kernel.shape
-    whole = spec.dtype == "uint8" and linear.fold().folded and 255 * 255 * size < 2**31
-    linear = linear.fold() if whole else linear
     step = np.maximum(np.abs(linear.kernel).max(axis=0) / 127, np.finfo(np.float32).tiny).astype(np.float32)
-    kernel = (np.rint(linear.kernel / step) + 128).astype(np.uint8)
-    zero = np.full(classes, 128, np.uint8)
     constants = {
         "rows": np.array([-1, size]),
-        "kernel": kernel,
+        "kernel": (np.rint(linear.kernel / step) + 128).astype(np.uint8),
         "step": step,
         "bias": linear.bias,
         "classes": np.array(spec.classes, object),
     }
-    if whole:
-        constants |= {"zero": zero[0], "input_zero": np.uint8(0)}
+    if linear.folded and pictures and 255 * 255 * size < 2**31:
+        constants |= {"zero": np.uint8(128), "input_zero": np.uint8(0)}
         product = f"""
-            flat = Reshape({spec.input_name}, rows)
-            whole = MatMulInteger(flat, kernel, input_zero, zero)
+            x = Reshape({spec.input_name}, rows)
+            whole = MatMulInteger(x, kernel, input_zero, zero)
             steps = Cast<to=1>(whole)
             product = Mul(steps, step)"""
     else:
-        offset, scale = (np.broadcast_to(np.ravel(v), size) for v in (spec.offset, spec.scale))
-        constants |= {"zero": zero, "offset": offset.astype(np.float32), "scale": scale.astype(np.float32)}
+        constants |= {"zero": np.float32(128)}
+        prepared = "x = Identity(flat)"
+        if not linear.folded:
+            constants |= {"offset": np.float32(spec.offset), "scale": np.float32(spec.scale)}
+            prepared = "centred = Sub(flat, offset)\nx = Mul(centred, scale)"
         product = f"""
             raw = Cast<to=1>({spec.input_name})
             flat = Reshape(raw, rows)
-            centred = Sub(flat, offset)
-            x = Mul(centred, scale)
-            weights = DequantizeLinear<axis=1>(kernel, step, zero)
+            {prepared}
+            floats = Cast<to=1>(kernel)
+            steps = Sub(floats, zero)
+            weights = Mul(steps, step)
             product = MatMul(x, weights)"""
-    kind = "uint8" if spec.dtype == "uint8" else "float"
+    kind = "uint8" if pictures else "float"
     shape = ",".join(map(str, ("batch", *spec.shape)))
     model = onnx.parser.parse_model(f"""
         <ir_version: 8, opset_import: ["" : {OPSET}]>
@@ -127,7 +132,9 @@ def _write_onnx_int8(linear: Linear, folder: Path) -> None:
             class_id = ArgMax<axis=1, keepdims=0>(logits)
             label = Gather(classes, class_id)
         }}""")
-    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()
+    )
     _save_onnx(model, linear, folder / "model.int8.onnx")
 
 
