@@ -21,6 +21,15 @@ settings.load_profile("seeded")
 
 SHAPE, CLASSES, ROWS, TEST_ROWS = (6, 5), ("round", "square", "flat"), 230, 50
 
+PROGRAM = """
+import tfsoftmax
+
+data = tfsoftmax.FashionMNIST(batch_size=256)
+model = tfsoftmax.SoftmaxRegression(num_outputs=10, lr=0.1)
+model.fit(data.train, validation_data=data.val, epochs=10)
+tfsoftmax.export(model, data.spec, "export/fashion_mnist")
+"""
+
 
 def make_rows(count, seed, shape=SHAPE, classes=3):
     """uint8 pictures: noise on one pattern a class, so that a linear model learns them, but not perfectly."""
@@ -82,5 +91,26 @@ def finished(source, tmp_path_factory):
     idx = write_idx_folder(folder / "tiny", source)
     config = tfsoftmax.RunConfig(data=f"idx:{idx}", epochs=3, batch_size=32, lr=0.05)
     run = tfsoftmax.train(tfsoftmax.load(config.data, batch_size=32), config, folder / "run")
-    done = tfsoftmax.export(run.model, run.spec, folder / "export" / "tiny", metrics=run.metrics)
+    val = run.data().val.rows
+    done = tfsoftmax.export(
+        run.model,
+        run.spec,
+        folder / "export" / "tiny",
+        rows=val.x,
+        labels=val.y,
+        metrics=run.metrics,
+        config=run.config,
+    )
     return run, done
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory):
+    """What the program of the README leaves behind, run as a script: its folder, its data, its model."""
+    folder, here, names = tmp_path_factory.mktemp("program"), os.getcwd(), {}
+    os.chdir(folder)
+    try:
+        exec(PROGRAM, names)
+    finally:
+        os.chdir(here)
+    return folder, names["data"], names["model"]

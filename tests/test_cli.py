@@ -56,7 +56,7 @@ def test_lists(tfsoftmax_cli):
 
 
 def test_help_has_defaults_and_an_example(tfsoftmax_cli):
-    for verb in ("train", "evaluate", "export", "predict", "formats", "datasets"):
+    for verb in ("train", "evaluate", "export", "verify", "predict", "formats", "datasets"):
         status, out, _ = tfsoftmax_cli(verb, "--help")
         assert status == 0
         assert f"Example: tfsoftmax {verb}" in " ".join(out.split())
@@ -117,7 +117,7 @@ def test_folders_that_cannot_be_used(trained, idx_folder, tfsoftmax_cli, tmp_pat
     (tmp_path / "file").write_text("")
     status, _, err = tfsoftmax_cli("train", "--data", f"idx:{idx_folder}", "--out", tmp_path / "file" / "run")
     assert status == 2
-    assert "cannot write the run folder" in err
+    assert "cannot write the folder" in err
     status, _, err = tfsoftmax_cli("export", trained, "--to", tmp_path / "file")
     assert status == 2
     assert "cannot write the export folder" in err

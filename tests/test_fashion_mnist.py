@@ -4,29 +4,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import tensorflow as tf
-
-PROGRAM = """
-import tfsoftmax
-
-data = tfsoftmax.FashionMNIST(batch_size=256)
-model = tfsoftmax.SoftmaxRegression(num_outputs=10, lr=0.1)
-model.fit(data.train, validation_data=data.val, epochs=10)
-tfsoftmax.export(model, data.spec, "export/fashion_mnist")
-"""
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory):
-    """What the program leaves behind, run as a script."""
-    import os
-
-    folder, here, names = tmp_path_factory.mktemp("program"), os.getcwd(), {}
-    os.chdir(folder)
-    try:
-        exec(PROGRAM, names)
-    finally:
-        os.chdir(here)
-    return folder, names["data"], names["model"]
+from conftest import PROGRAM
 
 
 def test_accuracy_at_the_books_settings(program):

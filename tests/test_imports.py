@@ -62,6 +62,7 @@ def test_public_names():
         "export",
         "load",
         "train",
+        "verify",
     ]
     for name in tfsoftmax.__all__:
         assert getattr(tfsoftmax, name).__doc__
@@ -69,10 +70,22 @@ def test_public_names():
         _ = tfsoftmax.fit
 
 
-def test_export_stays_the_function():
+def test_export_and_verify_stay_functions():
     program = """
-from tfsoftmax.export import EXPORTERS
-import tfsoftmax.export, tfsoftmax
-print(callable(tfsoftmax.export), len(EXPORTERS) > 0)
+from tfsoftmax.export import Export
+from tfsoftmax.verify import Verified
+import tfsoftmax.export, tfsoftmax.verify, tfsoftmax
+print(callable(tfsoftmax.export), callable(tfsoftmax.verify))
 """
     assert run(program).split() == ["True", "True"]
+
+
+def test_hashes_are_checked_without_a_runtime(finished):
+    program = f"""
+import sys
+from pathlib import Path
+from tfsoftmax.manifest import verify_files
+verify_files(Path({str(finished[1].folder)!r}))
+print([m for m in ("tensorflow", "keras", "onnx", "onnxruntime", "ai_edge_litert") if m in sys.modules])
+"""
+    assert run(program).strip() == "[]"

@@ -137,7 +137,7 @@ def test_two_processes_in_one_folder(source, tmp_path):
 
 def test_folder_that_cannot_be_written(source, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(tfsoftmax.InputError, match="cannot write the run folder"):
+    with pytest.raises(tfsoftmax.InputError, match="cannot write the folder"):
         train(source, tmp_path / "file" / "run")
 
 

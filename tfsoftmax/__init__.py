@@ -19,6 +19,7 @@ _PUBLIC = {
     "Run": "training",
     "train": "training",
     "export": "export",
+    "verify": "verify",
     "Predictor": "predict",
     "TfsoftmaxError": "errors",
     "InputError": "errors",
@@ -42,7 +43,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(types.ModuleType):
-    """Keeps ``tfsoftmax.export`` the function: importing the module of that name would bind the module over it."""
+    """Keeps ``export`` and ``verify`` functions: importing the modules of these names would bind those over them."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if isinstance(value, types.ModuleType) and name in _PUBLIC:

@@ -204,22 +204,59 @@ def evaluate(
 def export(
     run: RunFolder,
     to: Annotated[Path, typer.Option(help="Export folder; its name is the model's name for servers.")],
+    version: Annotated[
+        int | None, typer.Option(help="Number of the version.", min=1, show_default="the next one")
+    ] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(help="Versions to keep; older ones go once the new one is there.", min=1, show_default="all"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Export a finished run as the next version, each file compared with the model on the validation rows."""
     with _tensorflow():
         from tfsoftmax.export import export as write
-        from tfsoftmax.export import parity_table
+        from tfsoftmax.parity import table
         from tfsoftmax.training import Run
     finished = Run(run)
     data = finished.data()
-    held_out = data.test if data.val is None else data.val
+    held_out = (data.test if data.val is None else data.val).rows
     with _quiet():
-        done = write(finished.model, finished.spec, to, rows=held_out.rows.x, metrics=finished.metrics)
+        done = write(
+            finished.model,
+            finished.spec,
+            to,
+            rows=held_out.x,
+            labels=held_out.y,
+            metrics=finished.metrics,
+            config=finished.config,
+            version=version,
+            keep=keep,
+        )
     if as_json:
-        print(json.dumps({"folder": str(done.folder), "parity": done.parity}))
-    else:
-        print(f"exported version {done.folder.name}: {done.folder}\n{parity_table(done.parity)}")
+        print(json.dumps({"folder": str(done.folder), "parity": done.parity, "removed": done.removed}))
+        return
+    print(f"exported version {done.folder.name}: {done.folder}\n{table(done.parity)}")
+    if done.removed:
+        print(f"removed version {', '.join(map(str, done.removed))}")
+
+
+@app.command(epilog=_example("verify export/fashion_mnist"))
+def verify(
+    export: Annotated[Path, typer.Argument(metavar="EXPORT", help="Export folder, or one version folder in it.")],
+    as_json: Json = False,
+) -> None:
+    """Verify an export: hashes, then each file opened in its own runtime and compared on the reference rows."""
+    with _tensorflow():
+        from tfsoftmax.parity import table
+        from tfsoftmax.verify import verify as check
+    with _quiet():
+        found = check(export)
+    if as_json:
+        print(json.dumps({"versions": [{"folder": str(one.folder), "parity": one.parity} for one in found]}))
+        return
+    for one in found:
+        print(f"verified version {one.folder.name}: {one.folder}\n{table(one.parity)}")
 
 
 @app.command(epilog=_example("predict export/fashion_mnist shoe.png --top 3"))
@@ -275,13 +312,15 @@ def predict(
 @app.command(epilog=_example("formats"))
 def formats(as_json: Json = False) -> None:
     """List the formats that export writes."""
-    from tfsoftmax.export import EXPORTERS
+    from tfsoftmax.formats import EXPORTERS
 
     if as_json:
-        print(json.dumps({name: {"file": entry.file, "runtime": entry.runtime} for name, entry in EXPORTERS.items()}))
+        print(
+            json.dumps({name: {"file": entry.files[0], "runtime": entry.runtime} for name, entry in EXPORTERS.items()})
+        )
         return
     for name, entry in EXPORTERS.items():
-        print(f"{name:<12} {entry.file:<16} checked in {entry.runtime}")
+        print(f"{name:<12} {entry.files[0]:<18} checked in {entry.runtime}")
 
 
 @app.command(epilog=_example("datasets"))

@@ -18,4 +18,4 @@ class TrainingError(TfsoftmaxError):
 
 
 class ExportError(TfsoftmaxError):
-    """An exported file does not answer as the model does; no version folder was left behind."""
+    """An exported file does not answer as the model does, or is not what was exported; the text names it."""

@@ -23,6 +23,12 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of each row, float64 ``(rows, classes)``, from logits of any float type."""
+    exps = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return exps / exps.sum(axis=1, keepdims=True)
+
+
 def wilson(right: int, count: int) -> tuple[float, float]:
     """The 95 % score interval of a proportion ``right / count`` (Wilson, 1927)."""
     share, z2 = right / count, _Z95**2

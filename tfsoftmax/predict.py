@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,9 @@ import numpy as np
 
 from tfsoftmax.errors import InputError
 from tfsoftmax.spec import ModelSpec, read_json
+from tfsoftmax.versions import versions
 
-
-def versions(folder: Path) -> list[int]:
-    """The version numbers in an export folder, ascending; other names are skipped."""
-    if not folder.is_dir():
-        return []
-    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal() and entry.is_dir())
+Answer = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 class Predictor:
@@ -34,8 +31,6 @@ class Predictor:
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        import onnxruntime
-
         self.folder = Path(path)
         if found := versions(self.folder):
             self.folder = self.folder / str(found[-1])
@@ -43,13 +38,7 @@ class Predictor:
             raise InputError(f"there is no export in {str(path)!r}; `tfsoftmax export RUN --to {path}` makes one")
         manifest = read_json(self.folder / "manifest.json", "manifest")
         self.spec: ModelSpec = ModelSpec.from_dict(manifest.get("spec", {}), "the spec in the manifest")
-        model = self.folder / "model.onnx"
-        try:
-            self._session = onnxruntime.InferenceSession(model.read_bytes(), providers=["CPUExecutionProvider"])
-        except OSError as error:
-            raise InputError(f"cannot read {str(model)!r}: {error.strerror}") from error
-        except Exception as error:  # ONNX Runtime's errors have no common base but Exception
-            raise InputError(f"ONNX Runtime cannot open {str(model)!r}: {str(error).splitlines()[0]}") from error
+        self._answer = open_onnx(self.folder / "model.onnx")
 
     def answer(self, raw: np.ndarray) -> dict[str, np.ndarray]:
         """Answer for raw inputs that are known to fit ``spec``; :meth:`__call__` checks them first.
@@ -61,8 +50,7 @@ class Predictor:
             ``logits`` and ``probabilities``, float32 ``(n, classes)``; ``class_id``, int64 ``(n,)``; ``label``, strings
             ``(n,)``.
         """
-        names = [output.name for output in self._session.get_outputs()]
-        return dict(zip(names, self._session.run(names, {self._session.get_inputs()[0].name: raw}), strict=True))
+        return self._answer(raw)
 
     def __call__(self, raw: Any) -> dict[str, np.ndarray]:
         """Answer for raw inputs ``(n, *spec.shape)``, or for one of shape ``spec.shape``; see :meth:`answer`.
@@ -71,6 +59,55 @@ class Predictor:
             InputError: another shape, another type, or values out of range.
         """
         return self.answer(conform(raw, self.spec))
+
+
+def open_onnx(path: Path) -> Answer:
+    """Open an ONNX file that is whole in itself; gives the function that answers raw inputs.
+
+    Raises:
+        InputError: it cannot be read, or asks for other files or for operators that are not ONNX's own.
+    """
+    import onnxruntime
+
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    _check_onnx(content, path)
+    try:
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors have no common base but Exception
+        raise InputError(f"ONNX Runtime cannot open {str(path)!r}: {str(error).splitlines()[0]}") from error
+    names, (source, *_) = [output.name for output in session.get_outputs()], session.get_inputs()
+    return lambda raw: dict(zip(names, session.run(names, {source.name: raw}), strict=True))
+
+
+def _check_onnx(content: bytes, path: Path) -> None:
+    import onnx
+    from google.protobuf.message import DecodeError, Message
+
+    try:
+        model = onnx.ModelProto.FromString(content)
+    except DecodeError as error:
+        raise InputError(f"{str(path)!r} is not an ONNX file: {error}") from error
+    waiting: list[Message] = [model]
+    while waiting:
+        message = waiting.pop()
+        if isinstance(message, onnx.NodeProto) and message.domain not in ("", "ai.onnx"):
+            raise InputError(
+                f"{str(path)!r} has the operator {message.op_type!r} of domain {message.domain!r}: only ONNX's own "
+                "operators are opened; export the run again"
+            )
+        if isinstance(message, onnx.TensorProto) and (
+            message.external_data or message.data_location == onnx.TensorProto.EXTERNAL
+        ):
+            raise InputError(
+                f"{str(path)!r} keeps the tensor {message.name!r} in another file: only files that hold all of their "
+                "data are opened; export the run again"
+            )
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                waiting.extend([value] if isinstance(value, Message) else value)
 
 
 def conform(raw: Any, spec: ModelSpec, what: str = "the input") -> np.ndarray:

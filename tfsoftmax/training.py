@@ -70,7 +70,7 @@ class Run:
         """The trained model."""
         path = self.folder / "model.keras"
         try:
-            return keras.saving.load_model(path)
+            return keras.saving.load_model(path, safe_mode=True)  # runs no code from the file
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"cannot open the model {str(path)!r}: {str(error).splitlines()[0]}") from error
 
