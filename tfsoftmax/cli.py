@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
 import json
-import os
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from tfsoftmax.errors import InputError, TfsoftmaxError
+from tfsoftmax import console
+from tfsoftmax.console import quiet, tensorflow
+from tfsoftmax.errors import InputError
 from tfsoftmax.spec import RunConfig, one_of, read_json
 
 app = typer.Typer(
@@ -82,7 +80,7 @@ def train(
         {**file, **given}, "the command line" if config is None else f"configuration {str(config)!r}"
     )
     out = Path("runs", _file_name(settings.data)) if out is None else out
-    with _tensorflow():
+    with tensorflow():
         from tfsoftmax import data as datasets
         from tfsoftmax import training
     rows = datasets.load(settings.data, **training.data_settings(settings))
@@ -124,7 +122,7 @@ def tune(
 ) -> None:
     """Find good settings: many learning rates trained as one model. The test split is not looked at."""
     out = Path("tune", _file_name(data)) if out is None else out
-    with _tensorflow():
+    with tensorflow():
         import tuning
         from tfsoftmax import data as datasets
         from tuning.space import parse_space
@@ -182,7 +180,7 @@ def evaluate(
 ) -> None:
     """Evaluate a finished run: loss, accuracy with its 95 % interval, figures a class, confusion matrix."""
     one_of("--split", split, ("test", "val"))
-    with _tensorflow():
+    with tensorflow():
         from tfsoftmax.training import Run
     result = Run(run).evaluate(split)
     if as_json:
@@ -214,14 +212,14 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export a finished run as the next version, each file compared with the model on the validation rows."""
-    with _tensorflow():
+    with tensorflow():
         from tfsoftmax.export import export as write
         from tfsoftmax.parity import table
         from tfsoftmax.training import Run
     finished = Run(run)
     data = finished.data()
     held_out = (data.test if data.val is None else data.val).rows
-    with _quiet():
+    with quiet():
         done = write(
             finished.model,
             finished.spec,
@@ -247,10 +245,10 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Verify an export: hashes, then each file opened in its own runtime and compared on the reference rows."""
-    with _tensorflow():
+    with tensorflow():
         from tfsoftmax.parity import table
         from tfsoftmax.verify import verify as check
-    with _quiet():
+    with quiet():
         found = check(export)
     if as_json:
         print(json.dumps({"versions": [{"folder": str(one.folder), "parity": one.parity} for one in found]}))
@@ -355,61 +353,6 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what native code prints on standard error off the screen, and show it if the block fails unexpectedly."""
-    sys.stderr.flush()
-    screen = os.dup(2)
-    with tempfile.TemporaryFile() as kept:
-        os.dup2(kept.fileno(), 2)
-        try:
-            yield
-        except Exception as error:
-            if not isinstance(error, TfsoftmaxError):
-                kept.seek(0)
-                os.write(screen, kept.read())
-            raise
-        finally:
-            os.dup2(screen, 2)
-            os.close(screen)
-
-
-@contextlib.contextmanager
-def _tensorflow() -> Iterator[None]:
-    """Import TensorFlow and start its devices without their chatter; imports of modules that need it go inside."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with _quiet():
-        import absl.logging
-        import tensorflow as tf
-
-        tf.config.list_physical_devices()
-        tf.get_logger().setLevel("ERROR")
-        absl.logging.set_verbosity(absl.logging.ERROR)
-        yield
-
-
 def main() -> None:
-    """Run one command. Exit status: 0 done, 1 failed, 2 wrong usage or bad input; one line says why."""
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"] or ["--help"]
-    debug = "--debug" in sys.argv
-    usage_error = typer.BadParameter.__mro__[2]  # click's ClickException, which Typer exports under no name of its own
-    try:
-        sys.exit(typer.main.get_command(app).main(arguments, prog_name="tfsoftmax", standalone_mode=False) or 0)
-    except TfsoftmaxError as error:
-        failure, status, text = error, error.exit_status, str(error)
-    except usage_error as error:
-        failure, status, text = error, 2, error.format_message()
-    except (KeyboardInterrupt, typer.Abort) as error:
-        failure, status, text = error, 130, "interrupted"
-    except OSError as error:
-        failure, status, text = (
-            error,
-            1,
-            f"{error.strerror or error}: {error.filename}" if error.filename else str(error),
-        )
-    except Exception as error:
-        failure, status, text = error, 1, f"{type(error).__name__}: {error} (--debug shows where)"
-    if debug:
-        raise failure
-    print(f"error: {text}", file=sys.stderr)
-    sys.exit(status)
+    """Run the command line."""
+    console.run(app)

@@ -1,0 +1,73 @@
+"""How a command runs: native chatter kept off the screen, every failure one line and an exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+
+import typer
+
+from tfsoftmax.errors import TfsoftmaxError
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what native code prints on standard error off the screen, and show it if the block fails unexpectedly."""
+    sys.stderr.flush()
+    screen = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, TfsoftmaxError):
+                kept.seek(0)
+                os.write(screen, kept.read())
+            raise
+        finally:
+            os.dup2(screen, 2)
+            os.close(screen)
+
+
+@contextlib.contextmanager
+def tensorflow() -> Iterator[None]:
+    """Import TensorFlow and start its devices without their chatter; imports of modules that need it go inside."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with quiet():
+        import absl.logging
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+        tf.get_logger().setLevel("ERROR")
+        absl.logging.set_verbosity(absl.logging.ERROR)
+        yield
+
+
+def run(app: typer.Typer) -> None:
+    """Run one command of ``sys.argv``. Exit status: 0 done, 1 failed, 2 wrong usage or bad input; one line says why."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"] or ["--help"]
+    debug = "--debug" in sys.argv
+    usage_error = typer.BadParameter.__mro__[2]  # click's ClickException, which Typer exports under no name of its own
+    try:
+        sys.exit(typer.main.get_command(app).main(arguments, prog_name="tfsoftmax", standalone_mode=False) or 0)
+    except TfsoftmaxError as error:
+        failure, status, text = error, error.exit_status, str(error)
+    except usage_error as error:
+        failure, status, text = error, 2, error.format_message()
+    except (KeyboardInterrupt, typer.Abort) as error:
+        failure, status, text = error, 130, "interrupted"
+    except OSError as error:
+        failure, status, text = (
+            error,
+            1,
+            f"{error.strerror or error}: {error.filename}" if error.filename else str(error),
+        )
+    except Exception as error:
+        failure, status, text = error, 1, f"{type(error).__name__}: {error} (--debug shows where)"
+    if debug:
+        raise failure
+    print(f"error: {text}", file=sys.stderr)
+    sys.exit(status)
