@@ -307,6 +307,34 @@ def predict(
             print(f"{row:<{width}}  " + "   ".join(f"{label} {p:.1%}" for label, p in ranked))
 
 
+@app.command(epilog=_example("serve export/fashion_mnist --port 8501"))
+def serve(
+    exports: Annotated[list[Path], typer.Argument(metavar="EXPORT…", help="Export folders, or folders of them.")],
+    host: Annotated[str, typer.Option(help="Name or address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="TCP port; 0 takes a free one.", min=0, max=65535)] = 8501,
+    workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
+    max_body: Annotated[int, typer.Option(help="MiB of a request's body, counted after decompression.", min=1)] = 64,
+    max_rows: Annotated[int, typer.Option(help="Rows in one request.", min=1)] = 16_384,
+    timeout: Annotated[float, typer.Option(help="Seconds for a whole request.")] = 30,
+    api_key_file: Annotated[Path | None, typer.Option(help="Keys that clients may send, one a line.")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Serve others than this machine without a key.")] = False,
+    access_log: Annotated[bool, typer.Option("--access-log", help="Print one JSON object a request.")] = False,
+) -> None:
+    """Serve exports: TensorFlow Serving's REST protocol, the Open Inference Protocol, and a page at /."""
+    from tfsoftmax.serving.settings import Settings, read_keys
+
+    try:
+        from tfsoftmax.serving import server
+    except ImportError as error:
+        raise InputError(f"serve needs more packages: pip install 'tfsoftmax[serve]' ({error})") from error
+    keys = () if api_key_file is None else read_keys(api_key_file)
+    if not keys and not insecure and not server.is_loopback(host):
+        raise InputError(f"--host {host} is reached by others: give --api-key-file FILE, or --insecure to go without")
+    paths = tuple(map(str, exports))
+    settings = Settings(paths, max_body * 2**20, max_rows, timeout, keys, access_log)
+    server.run(settings, host, port, workers)
+
+
 @app.command(epilog=_example("formats"))
 def formats(as_json: Json = False) -> None:
     """List the formats that export writes."""

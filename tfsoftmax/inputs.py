@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import struct
 import sys
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -16,31 +19,64 @@ from tfsoftmax.sources.idx import read_idx
 from tfsoftmax.spec import ModelSpec
 
 
-def _picture(path: Path, spec: ModelSpec, fit: bool) -> np.ndarray:
-    from PIL import Image, ImageOps, UnidentifiedImageError
+def picture(
+    file: Path | BinaryIO,
+    spec: ModelSpec,
+    fit: bool,
+    what: str,
+    *,
+    advice: str = "--fit",
+    formats: tuple[str, ...] | None = None,
+    most: int | None = None,
+) -> np.ndarray:
+    """One picture as an array of ``spec.shape``, uint8.
 
-    try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image.load()
-    except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning, SyntaxError) as error:
-        raise InputError(f"{str(path)!r} is not a picture that can be opened: {error}") from error
+    Args:
+        file: where to read it.
+        spec: what the model takes.
+        fit: convert another colour mode or size, see :func:`read`.
+        what: names the picture in errors.
+        advice: names in errors what turns ``fit`` on.
+        formats: Pillow's names of the formats to take; ``None``: all.
+        most: pixels that are not too many; ``None``: Pillow's own limit.
+
+    Raises:
+        InputError: it cannot be opened, or does not fit.
+    """
+    from PIL import Image, ImageOps
+
     if spec.dtype != "uint8" or len(spec.shape) not in (2, 3) or spec.shape[2:] not in ((), (3,)):
-        raise InputError(f"the model takes {spec.dtype} {spec.shape}, not pictures such as {str(path)!r}")
+        raise InputError(f"the model takes {spec.dtype} {spec.shape}, not pictures such as {what}")
     mode = "RGB" if spec.shape[2:] else "L"
     height, width = spec.shape[:2]
+    try:
+        with warnings.catch_warnings(), Image.open(file, formats=formats) as image:
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if most is not None and image.width * image.height > most:
+                raise InputError(f"{what} has {image.width}x{image.height} pixels, more than {most:,}")
+            image.load()
+    except (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error) as error:
+        if isinstance(error, InputError) or (isinstance(error, OSError) and error.errno is not None):
+            raise
+        raise InputError(f"{what} is not a picture that can be opened: {error}") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"{what} is not a picture that can be opened: {error}") from error
     if fit:
         if image.mode.startswith(("I", "F")):
-            raise InputError(f"{str(path)!r} has more than 8 bits a channel (mode {image.mode}); save it with 8")
+            raise InputError(f"{what} has more than 8 bits a channel (mode {image.mode}); save it with 8")
         if image.has_transparency_data:  # what is seen through is taken as white, as on a page
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         image = ImageOps.fit(image.convert(mode), (width, height), Image.Resampling.LANCZOS)
     if image.mode != mode or image.size != (width, height):
         raise InputError(
-            f"{str(path)!r} is {image.mode} {image.width}x{image.height}, the model takes {mode} {width}x{height}; "
-            "--fit converts and crops it"
+            f"{what} is {image.mode} {image.width}x{image.height}, the model takes {mode} {width}x{height}; "
+            f"{advice} converts and crops it"
         )
     return np.asarray(image)
+
+
+def _picture(path: Path, spec: ModelSpec, fit: bool) -> np.ndarray:
+    return picture(path, spec, fit, repr(str(path)))
 
 
 def _npy(path: Path, spec: ModelSpec, fit: bool) -> np.ndarray:

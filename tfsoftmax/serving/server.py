@@ -1,0 +1,197 @@
+"""The server process: the socket, uvicorn, its workers, and what malformed HTTP is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import importlib.util
+import ipaddress
+import logging
+import math
+import os
+import signal
+import socket
+import sys
+import tempfile
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.supervisors import Multiprocess
+
+from tfsoftmax.errors import InputError
+from tfsoftmax.serving.settings import Settings
+from tfsoftmax.serving.wire import Reply
+
+MAX_HEADERS = 64 * 1024  # bytes of the head of one request
+LINGER = 0.5  # seconds that an idle connection has left for one more request once the server is told to stop
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's HTTP with JSON errors, limits on the head of a request, and a shutdown that drops no request."""
+
+    def __init__(self, config: uvicorn.Config, **options: Any):
+        super().__init__(config, **options)
+        self.head_timeout: float = config.head_timeout
+        self._head = 0  # bytes of a head that is not complete
+        self._stopping = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """A new connection: its first head has to come in time."""
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(self.head_timeout, self._too_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._head = 1
+
+    def on_headers_complete(self) -> None:
+        """Its head is there."""
+        self._head = 0
+        self._stop_timer()
+        super().on_headers_complete()
+        if self._stopping:
+            self.cycle.keep_alive = False
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes: parse them, and see to the limits of a head."""
+        before = self._head
+        super().data_received(data)
+        if self._head:
+            self._head = before + len(data)
+            if self._head > MAX_HEADERS:
+                self._refuse(431, f"the head of the request is larger than {MAX_HEADERS} bytes")
+            elif self._timer is None:
+                self._timer = self.loop.call_later(self.head_timeout, self._too_slow)
+
+    def send_400_response(self, msg: str) -> None:
+        """What is not HTTP."""
+        self._refuse(400, msg)
+
+    def shutdown(self) -> None:
+        """The server stops: the answer under way or the next one is the last; an idle connection lingers shortly."""
+        self._stopping = True
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(LINGER, super().shutdown)
+        else:
+            self.cycle.keep_alive = False
+
+    def _too_slow(self) -> None:
+        self._timer = None
+        if self._head:
+            self._refuse(408, f"the head of the request did not arrive within {self.head_timeout:g} s")
+        else:
+            self.transport.close()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _refuse(self, status: int, text: str) -> None:
+        self._head = 0
+        self._stop_timer()
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            content = Reply.error(status, text).content
+            head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(content)
+            self.transport.write(STATUS_LINE[status] + head + content)
+        self.transport.close()
+
+
+def run(settings: Settings, host: str, port: int, workers: int) -> None:
+    """Serve until SIGTERM or SIGINT; requests under way are answered first.
+
+    Args:
+        settings: what is served, and the limits.
+        host: name or address to listen on.
+        port: TCP port; 0 takes a free one.
+        workers: processes.
+
+    Raises:
+        InputError: nothing there that can be served, or the address cannot be listened on.
+    """
+    with contextlib.ExitStack() as stack:
+        if workers > 1:  # before the metrics are imported, here and in the workers
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="tfsoftmax-")
+            )
+        app = application(settings)  # what cannot be served is told here, before anything listens
+        listener = stack.enter_context(_listen(host, port))
+        config = uvicorn.Config(
+            app if workers == 1 else functools.partial(application, settings),
+            factory=workers > 1,
+            workers=workers,
+            http=Protocol,
+            ws="none",
+            loop="uvloop" if _has_uvloop() else "asyncio",
+            lifespan="on",
+            log_config=None,
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=math.ceil(settings.timeout),
+        )
+        config.head_timeout = settings.timeout
+        address = listener.getsockname()
+        name = f"[{address[0]}]" if ":" in address[0] else address[0]
+        print(f"serving on http://{name}:{address[1]}", file=sys.stderr, flush=True)
+        if workers == 1:
+            for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again once it has drained
+                signal.signal(number, lambda *_: None)
+            uvicorn.Server(config).run([listener])
+        else:
+            del app
+            Multiprocess(config, [listener]).run()
+
+
+def application(settings: Settings) -> ASGIApp:
+    """The app in this process, and its log on standard error."""
+    from tfsoftmax.serving.app import create_app
+
+    log = logging.getLogger("tfsoftmax.serving")
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False
+    return create_app(settings)
+
+
+def addresses(host: str, port: int) -> list[tuple[Any, ...]]:
+    """What ``socket.getaddrinfo`` finds. Raises InputError."""
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"--host {host!r} is no name or address of this machine: {error}") from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nobody but this machine can reach ``host``."""
+    return all(ipaddress.ip_address(found[4][0].partition("%")[0]).is_loopback for found in addresses(host, 0))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, _, _, _, address = addresses(host, port)[0]
+    try:
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as error:
+        text = f"cannot listen on {host}:{port}: {error.strerror}; name another one with --port"
+        raise InputError(text) from error
+
+
+def _has_uvloop() -> bool:
+    return importlib.util.find_spec("uvloop") is not None

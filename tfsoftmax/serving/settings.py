@@ -1,0 +1,70 @@
+"""Settings of the server: what it serves, and the limits that every request is held to."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+from tfsoftmax.errors import InputError
+from tfsoftmax.spec import number
+
+VARIABLE = "TFSOFTMAX_SERVE"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the app serves, and within which limits.
+
+    Args:
+        exports: export folders, or folders of export folders.
+        max_body: largest request body in bytes, counted after decompression.
+        max_rows: most rows in one request.
+        timeout: seconds for a whole request; a body that is slower is answered 408, a computation 504.
+        api_keys: keys of which ``Authorization: Bearer KEY`` must name one; none: no key is asked for.
+        access_log: print one JSON object a request on standard output.
+    """
+
+    exports: tuple[str, ...]
+    max_body: int = 64 * 2**20
+    max_rows: int = 16_384
+    timeout: float = 30.0
+    api_keys: tuple[str, ...] = ()
+    access_log: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.exports:
+            raise InputError("nothing to serve: name an export folder, or a folder of them")
+        number("--max-body", self.max_body, 1, whole=True)
+        number("--max-rows", self.max_rows, 1, whole=True)
+        number("--timeout", self.timeout, 0, open_low=True)
+
+    @classmethod
+    def from_environment(cls) -> Settings:
+        """Settings from the variable ``TFSOFTMAX_SERVE``: one JSON object of the fields, or one export folder."""
+        text = os.environ.get(VARIABLE, "")
+        if not text:
+            raise InputError(f"{VARIABLE} is not set: give it an export folder, or a JSON object of settings")
+        if not text.startswith("{"):
+            return cls((text,))
+        try:
+            values = json.loads(text)
+            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{VARIABLE} holds no settings: {error}") from error
+
+
+def read_keys(path: Path) -> tuple[str, ...]:
+    """The keys in a file, one a line; empty lines do not count. Raises InputError."""
+    try:
+        keys = tuple(line.strip() for line in path.read_text(encoding="ascii").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the keys in {str(path)!r}: {error}") from error
+    if not keys:
+        raise InputError(f"{str(path)!r} holds no key; write one a line")
+    if short := [key for key in keys if len(key) < 16 or " " in key]:
+        raise InputError(
+            f"a key in {str(path)!r} has {len(short[0])} characters; 16 or more are needed, without spaces"
+        )
+    return keys
