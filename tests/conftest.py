@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import shutil
 import sys
 import tempfile
 
@@ -11,6 +12,7 @@ os.environ["TFDS_DATA_DIR"] = tempfile.mkdtemp(prefix="tfds-")
 
 import numpy as np
 import pytest
+import serve
 from hypothesis import settings
 
 import tfsoftmax
@@ -114,3 +116,28 @@ def program(tmp_path_factory):
     finally:
         os.chdir(here)
     return folder, names["data"], names["model"]
+
+
+@pytest.fixture(scope="session")
+def served(finished, tmp_path_factory):
+    """A folder of two exports: `tiny`, pictures as trained and exported; `table`, four float features."""
+    folder = tmp_path_factory.mktemp("served")
+    shutil.copytree(finished[1].folder.parent, folder / "tiny")
+    rng = np.random.default_rng(3)
+    spec = tfsoftmax.ModelSpec("table", (4,), "float32", ("no", "yes"), "standardize", (1.0, 2.0, 3.0, 4.0), 0.5)
+    kernel, bias = rng.normal(size=(4, 2)).astype(np.float32), rng.normal(size=2).astype(np.float32)
+    serve.write_version(folder / "table", 3, spec, kernel, bias)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(served):
+    """One server of both, for all tests that leave it as it is."""
+    with serve.Server(served) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def predictor(served):
+    """model -> what answers in this process."""
+    return {name: tfsoftmax.Predictor(served / name) for name in ("tiny", "table")}

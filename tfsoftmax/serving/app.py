@@ -24,7 +24,7 @@ from tfsoftmax.errors import InputError
 from tfsoftmax.serving import explain, metrics, openapi, openinference, tensors, tfserving
 from tfsoftmax.serving.models import Models, Version
 from tfsoftmax.serving.settings import Settings
-from tfsoftmax.serving.wire import JSON, Call, Endpoint, Gate, Refused, Reply
+from tfsoftmax.serving.wire import JSON, Call, Endpoint, Gate, Refused, Reply, access
 
 log = logging.getLogger("tfsoftmax.serving")
 
@@ -133,11 +133,13 @@ class App(Starlette):
         await super().__call__(scope, receive, send)
 
 
-async def _error(request: Request, error: HTTPException) -> Response:
+async def _error(settings: Settings, request: Request, error: HTTPException) -> Response:
     """What the router itself refuses: no such path, another method."""
     text = error.detail if error.status_code == 405 else f"there is nothing at {request.url.path!r}"
     reply = Reply.error(error.status_code, text)
     metrics.count("", "other", error.status_code)
+    if settings.access_log:
+        access(request.scope, error.status_code, 0.0)
     return Response(reply.content, error.status_code, error.headers, reply.kind.decode())
 
 
@@ -210,6 +212,10 @@ def create_app(settings: Settings) -> Starlette:
     files = resources.files("tfsoftmax.serving") / "page"
     for path, (name, kind) in _PAGE.items():
         routes.append(fixed(path, files.joinpath(name).read_bytes(), kind, *_PAGE_HEADERS))
-    app = App(routes=routes, lifespan=functools.partial(_lifespan, models), exception_handlers={HTTPException: _error})
+    app = App(
+        routes=routes,
+        lifespan=functools.partial(_lifespan, models),
+        exception_handlers={HTTPException: functools.partial(_error, settings)},
+    )
     app.router.redirect_slashes = False
     return app

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from tfsoftmax.reference import Reference
 from tfsoftmax.serving import tensors, tfserving
 from tfsoftmax.serving.models import Version
 from tfsoftmax.serving.wire import Refused
@@ -47,12 +48,10 @@ def explain(body: bytes, version: Version, convert: tensors.Convert) -> tuple[by
 
 
 def _weights(version: Version) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        kernel, bias = version.reference["kernel"], version.reference["bias"]
-    except KeyError as error:
+    if version.reference is None:
         text = f"model {version.name!r} was exported without reference.npz: export it again to see evidence"
-        raise Refused(404, text) from error
-    return kernel.astype(np.float64), bias.astype(np.float64)
+        raise Refused(404, text)
+    return version.reference.kernel.astype(np.float64), version.reference.bias.astype(np.float64)
 
 
 def preprocess(version: Version, raw: np.ndarray) -> np.ndarray:
@@ -78,23 +77,23 @@ def card(version: Version) -> bytes:
         "samples": [],
         "templates": [],
     }
-    if "kernel" in version.reference:
+    if version.reference is not None:
         kernel, _ = _weights(version)
         # the effect of one raw unit, rounded to what a picture can show
         templates = (kernel * np.reshape(spec.scale, (-1, 1))).T
         digits = 6 - int(np.floor(np.log10(np.abs(templates).max() or 1)))
         answer["templates"] = np.round(templates, digits).reshape(-1, *spec.shape).tolist()
-        answer["samples"] = _samples(version)
+        answer["samples"] = _samples(version.reference, spec.classes)
     return msgspec.json.encode(answer)
 
 
-def _samples(version: Version) -> list[dict[str, Any]]:
+def _samples(reference: Reference, classes: tuple[str, ...]) -> list[dict[str, Any]]:
     """The first few rows of each class among the reference rows: the right ones, then one that the model gets wrong."""
-    raw, labels = version.reference["raw"], version.reference["y"]
-    predicted = version.reference["logits"].argmax(axis=1)
+    raw, labels = reference.raw, reference.y
+    predicted = reference.logits.argmax(axis=1)
     chosen: list[int] = []
-    for label in range(len(version.spec.classes)):
+    for label in range(len(classes)):
         right = np.flatnonzero((labels == label) & (predicted == label))
         wrong = np.flatnonzero((labels == label) & (predicted != label))
         chosen += [*right[: PER_CLASS - len(wrong[:1])], *wrong[:1]]
-    return [{"raw": raw[i].tolist(), "label": version.spec.classes[labels[i]]} for i in chosen[:60]]
+    return [{"raw": raw[i].tolist(), "label": classes[labels[i]]} for i in chosen[:60]]

@@ -10,6 +10,7 @@ import numpy as np
 
 from tfsoftmax.errors import InputError, TfsoftmaxError
 from tfsoftmax.predict import Predictor, versions
+from tfsoftmax.reference import Reference
 from tfsoftmax.serving import metrics, tensors
 from tfsoftmax.serving.settings import Settings
 from tfsoftmax.spec import read_json
@@ -47,10 +48,7 @@ class Version(Predictor):
         self.name, self.number, self.max_rows = name, int(folder.name), max_rows
         self.reader = tensors.reader(self.spec.shape, self.spec.dtype, self.spec.input_name, max_rows)
         self.manifest = read_json(folder / "manifest.json", "manifest")
-        self.reference: dict[str, np.ndarray] = {}
-        if (folder / "reference.npz").is_file():
-            with np.load(folder / "reference.npz", allow_pickle=False) as kept:
-                self.reference = {key: kept[key] for key in kept.files}
+        self.reference = Reference.read(folder) if (folder / "reference.npz").exists() else None  # older exports
         self._warm_up()
 
     def answer(self, raw: np.ndarray, names: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
@@ -64,10 +62,10 @@ class Version(Predictor):
 
     def _warm_up(self) -> None:
         """Answer the reference rows, one alone and all together, and compare."""
-        raw = self.reference.get("raw", np.zeros((2, *self.spec.shape), self.spec.dtype))
+        raw = np.zeros((2, *self.spec.shape), self.spec.dtype) if self.reference is None else self.reference.raw
         for part in (raw[:1], raw):
             logits = self.answer(part)["logits"]
-            wanted = self.reference.get("logits", logits)[: len(part)]
+            wanted = logits if self.reference is None else self.reference.logits[: len(part)]
             if logits.shape != wanted.shape or not np.allclose(logits, wanted, rtol=1e-4, atol=1e-3):
                 raise InputError(f"{str(self.folder)!r} does not answer as its reference rows say; export it again")
 
@@ -114,6 +112,7 @@ class Models:
         for name, folder in self._folders().items():
             try:
                 self._follow(name, folder)
+                self._forget(name, folder)
             except OSError as error:  # a folder that vanishes under our eyes; the next look will tell
                 log.warning("%s: cannot look into %s: %s", name, folder, error)
 
@@ -139,10 +138,6 @@ class Models:
         """Make the newest version that is whole the current one of ``name``."""
         current, states = self.current.get(name), self.states.setdefault(name, {})
         numbers = versions(folder)
-        for number in [number for number in states if number not in numbers]:
-            if current is None or number != current.number:
-                del states[number]
-                self._broken.pop((name, number), None)
         for number in reversed(numbers):
             if current is not None and number < current.number and current.number in numbers:
                 return  # a served version whose files were damaged goes on from memory
@@ -164,6 +159,12 @@ class Models:
                 continue
             self._switch(version, identity)
             return
+
+    def _forget(self, name: str, folder: Path) -> None:
+        """Drop what is known of versions that are neither served nor there."""
+        kept = {self.current[name].number if name in self.current else 0, *versions(folder)}
+        self.states[name] = {number: state for number, state in self.states[name].items() if number in kept}
+        self._broken = {key: value for key, value in self._broken.items() if key[0] != name or key[1] in kept}
 
     def _switch(self, version: Version, identity: Identity) -> None:
         name, states = version.name, self.states[version.name]

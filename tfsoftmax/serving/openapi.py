@@ -1,13 +1,222 @@
-"""The OpenAPI document, made from the models that are served: it says exactly what is taken and what comes back."""
+"""The OpenAPI document, made from the models that are served: exactly what is taken."""
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import msgspec
 
-from tfsoftmax.serving.models import Version
+import tfsoftmax
+from tfsoftmax.serving.models import OUTPUTS, Version
 from tfsoftmax.serving.settings import Settings
+
+Schema = dict[str, Any]
+
+_ERRORS = {
+    400: "The request does not fit.",
+    401: "A key is needed.",
+    404: "No such model or version.",
+    408: "The request did not arrive in time.",
+    413: "The body is too large, counted after decompression.",
+    415: "The content encoding is not gzip, deflate or identity.",
+    503: "Too many large requests at once.",
+    504: "No answer in time.",
+}
+_TEXT: Schema = {"type": "string"}
+_NUMBER: Schema = {"type": "number"}
+_WHOLE: Schema = {"type": "integer"}
+_TRUTH: Schema = {"type": "boolean"}
+_JSON_TYPES = {"float32": _NUMBER, "int64": _WHOLE, "object": _TEXT}
+_PICTURE: Schema = {"type": "string", "format": "picture-base64", "description": "A PNG or JPEG file in base64."}
 
 
 def document(models: list[Version], settings: Settings) -> bytes:
-    """The document as JSON."""
-    return msgspec.json.encode({})
+    """The document as JSON, for the models as they are now."""
+    keyed = bool(settings.api_keys)
+    health = {"ready": _object({"ready": _TRUTH}), "live": _object({"live": _TRUTH})}
+    server = _object({"name": _TEXT, "version": _TEXT, "extensions": _list(_TEXT)})
+    paths = {
+        "/v2": {"get": _get("Metadata of the server", server)},
+        "/v2/health/live": {"get": _get("Whether the process answers", health["live"])},
+        "/v2/health/ready": {"get": _get("Whether every model answers", health["ready"], 503)},
+        "/page/models": {"get": _get("Names of the models", _list(_TEXT), *((401,) if keyed else ()))},
+    }
+    for version in models:
+        paths |= _model(version, keyed)
+    components: Schema = {"schemas": {"Error": _object({"error": _TEXT})}}
+    if keyed:
+        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    return msgspec.json.encode(
+        {
+            "openapi": "3.1.0",
+            "info": {
+                "title": "tfsoftmax",
+                "version": tfsoftmax.__version__,
+                "description": "TensorFlow Serving's REST protocol and the Open Inference Protocol, version 2.",
+            },
+            "paths": paths,
+            "components": components,
+        }
+    )
+
+
+def _model(version: Version, keyed: bool) -> dict[str, Any]:
+    spec, name, size = version.spec, version.spec.input_name, len(version.spec.classes)
+    pictures = spec.dtype == "uint8" and len(spec.shape) in (2, 3) and spec.shape[2:] in ((), (3,))
+    element: Schema = {"type": "integer", "minimum": 0, "maximum": 255} if spec.dtype == "uint8" else _NUMBER
+    row = _shaped(element, spec.shape)
+    b64 = [_object({"b64": _PICTURE})] if pictures else []
+    value = {"anyOf": [row, *b64]}
+    column = _list(value, 1, version.max_rows)
+    signature = {"signature_name": {"enum": ["serving_default", ""]}}
+    instance = {"anyOf": [row, *b64, _object({name: value})]}
+    rows = _object({"instances": _list(instance, 1, version.max_rows)}, signature)
+    columns = _object({"inputs": {"anyOf": [column, _object({name: column})]}}, signature)
+    predicted = {key: _tensor(dtype, shape[1:]) for key, dtype, shape in OUTPUTS(size)}
+    prediction = {
+        "anyOf": [
+            _object({"predictions": _list(_object(predicted))}),
+            _object({"outputs": _object({key: _list(schema) for key, schema in predicted.items()})}),
+        ]
+    }
+    flags = [
+        {"name": flag, "in": "query", "schema": _TRUTH, "description": text}
+        for flag, text in {"fit": "Convert pictures of another size or colour.", "invert": "Light to dark."}.items()
+        if pictures
+    ]
+    bodies = {"application/json": {"schema": {"anyOf": [rows, columns]}}}
+    if pictures:
+        bodies |= {f"image/{kind}": {"schema": {"type": "string", "format": "binary"}} for kind in ("png", "jpeg")}
+    explanation = _object(
+        {
+            "class_id": _WHOLE,
+            "label": _TEXT,
+            "runner_up": _TEXT,
+            "runner_up_id": _WHOLE,
+            "logits": _list(_NUMBER),
+            "probabilities": _list(_NUMBER),
+            "input": row,
+            "evidence": _shaped(_NUMBER, spec.shape),
+            "bias": _NUMBER,
+            "margin": _NUMBER,
+        }
+    )
+    explained = _object({"version": _TEXT, "explanations": _list(explanation)})
+    example = _object({name: {"anyOf": [row, _list(element, math.prod(spec.shape), math.prod(spec.shape)), *b64]}})
+    examples = _object(
+        {"examples": _list(example, 1, version.max_rows)},
+        {"context": example, "signature_name": {"enum": ["classify"]}},
+    )
+    results = _object({"results": _list(_list({"type": "array"}))})
+    status = _object({"error_code": _TEXT, "error_message": _TEXT})
+    states = _list(_object({"version": _TEXT, "state": _TEXT, "status": status}))
+    tensor = {"name": _TEXT, "datatype": _TEXT, "shape": _list(_WHOLE)}
+    told = _object(
+        {
+            "name": _TEXT,
+            "versions": _list(_TEXT),
+            "platform": _TEXT,
+            "inputs": _list(_object(tensor)),
+            "outputs": _list(_object(tensor)),
+        }
+    )
+    first, second = f"/v1/models/{version.name}", f"/v2/models/{version.name}"
+    codes = (404, *((401,) if keyed else ()))
+    paths = {
+        f"{first}:predict": {"post": _post("Predict", bodies, prediction, keyed, flags)},
+        f"{first}:explain": {"post": _post("Predict, and say why", bodies, explained, keyed, flags)},
+        f"{first}:classify": {
+            "post": _post("Probabilities by name", {"application/json": {"schema": examples}}, results, keyed, flags)
+        },
+        first: {"get": _get("States of the versions", _object({"model_version_status": states}), *codes)},
+        f"{first}/metadata": {"get": _get("Signatures", {"type": "object"}, *codes)},
+        second: {"get": _get("Metadata of the model", told, *codes)},
+        f"{second}/ready": {"get": _get("Whether it answers", _object({"name": _TEXT, "ready": _TRUTH}), *codes)},
+        f"{second}/infer": {"post": _infer(version, element, keyed)},
+        f"/page/models/{version.name}": {"get": _get("What the page shows", {"type": "object"}, *codes)},
+    }
+    if keyed:
+        for path in paths.values():
+            for operation in path.values():
+                operation["security"] = [{"key": []}]
+    return paths
+
+
+def _infer(version: Version, element: Schema, keyed: bool) -> Schema:
+    spec = version.spec
+    parameters = {"parameters": {"type": "object"}}
+    shape = {
+        "type": "array",
+        "prefixItems": [
+            {"type": "integer", "minimum": 1, "maximum": version.max_rows},
+            *({"const": n} for n in spec.shape),
+        ],
+        "items": False,
+        "minItems": 1 + len(spec.shape),
+    }
+    tensor = _object(
+        {
+            "name": {"const": spec.input_name},
+            "shape": shape,
+            "datatype": {"const": "UINT8" if spec.dtype == "uint8" else "FP32"},
+        },
+        {"data": _list({}, 1), **parameters},
+    )
+    wanted = _object({"name": {"enum": [name for name, _, _ in OUTPUTS(0)]}}, parameters)
+    request = _object({"inputs": _list(tensor, 1, 1)}, {"id": _TEXT, "outputs": _list(wanted, 0, 4), **parameters})
+    output = _object({"name": _TEXT, "datatype": _TEXT, "shape": _list(_WHOLE)}, {"data": _list({}), **parameters})
+    answer = _object({"model_name": _TEXT, "model_version": _TEXT, "outputs": _list(output)}, {"id": _TEXT})
+    header = {
+        "name": "Inference-Header-Content-Length",
+        "in": "header",
+        "schema": {"type": "integer", "minimum": 0},
+        "description": "Length of the JSON part where tensors follow it in binary.",
+    }
+    operation = _post("Infer", {"application/json": {"schema": request}}, answer, keyed, [header])
+    operation["description"] = f"data holds the elements of shape, flat or nested: {element}."
+    operation["responses"]["200"]["content"]["application/octet-stream"] = {"schema": {}}
+    return operation
+
+
+def _object(required: dict[str, Schema], optional: dict[str, Schema] | None = None) -> Schema:
+    return {
+        "type": "object",
+        "properties": {**required, **(optional or {})},
+        "required": list(required),
+        "additionalProperties": False,
+    }
+
+
+def _list(items: Schema, least: int = 0, most: int | None = None) -> Schema:
+    return {"type": "array", "items": items, "minItems": least, **({} if most is None else {"maxItems": most})}
+
+
+def _shaped(element: Schema, shape: tuple[int, ...]) -> Schema:
+    for length in reversed(shape):
+        element = _list(element, length, length)
+    return element
+
+
+def _tensor(dtype: str, shape: tuple[int, ...]) -> Schema:
+    return _shaped(_JSON_TYPES[dtype], shape)
+
+
+def _responses(answer: Schema, codes: tuple[int, ...]) -> Schema:
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    found = {"200": {"description": "Done.", "content": {"application/json": {"schema": answer}}}}
+    return found | {str(code): {"description": _ERRORS[code], "content": error} for code in codes}
+
+
+def _get(summary: str, answer: Schema, *codes: int) -> Schema:
+    return {"summary": summary, "responses": _responses(answer, codes)}
+
+
+def _post(summary: str, bodies: Schema, answer: Schema, keyed: bool, parameters: list[Schema]) -> Schema:
+    codes = tuple(code for code in _ERRORS if keyed or code != 401)
+    return {
+        "summary": summary,
+        "parameters": parameters,
+        "requestBody": {"required": True, "content": bodies},
+        "responses": _responses(answer, codes),
+    }

@@ -36,7 +36,7 @@ class Protocol(HttpToolsProtocol):
         super().__init__(config, **options)
         self.head_timeout: float = config.head_timeout
         self._head = 0  # bytes of a head that is not complete
-        self._stopping = False
+        self._stopping = self._refused = False
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
@@ -64,6 +64,8 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes: parse them, and see to the limits of a head."""
+        if self._refused:
+            return
         before = self._head
         super().data_received(data)
         if self._head:
@@ -98,7 +100,8 @@ class Protocol(HttpToolsProtocol):
             self._timer = None
 
     def _refuse(self, status: int, text: str) -> None:
-        self._head = 0
+        """Answer, and read on for a moment: a connection that is closed on unread bytes loses the answer."""
+        self._head, self._refused = 0, True
         self._stop_timer()
         if self.transport.is_closing():
             return
@@ -106,7 +109,11 @@ class Protocol(HttpToolsProtocol):
             content = Reply.error(status, text).content
             head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(content)
             self.transport.write(STATUS_LINE[status] + head + content)
-        self.transport.close()
+            self.transport.write_eof()
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.loop.call_later(LINGER, self.transport.close)
 
 
 def run(settings: Settings, host: str, port: int, workers: int) -> None:
