@@ -40,6 +40,7 @@ def explain(body: bytes, version: Version, convert: tensors.Convert) -> tuple[by
                 "probabilities": probabilities.tolist(),
                 "input": raw[i].tolist(),
                 "evidence": evidence.reshape(version.spec.shape).tolist(),
+                "total": float(evidence.sum()),
                 "bias": float(bias[first] - bias[second]),
                 "margin": float(np.float64(logits[first]) - np.float64(logits[second])),
             }

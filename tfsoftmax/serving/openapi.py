@@ -98,6 +98,7 @@ def _model(version: Version, keyed: bool) -> dict[str, Any]:
             "probabilities": _list(_NUMBER),
             "input": row,
             "evidence": _shaped(_NUMBER, spec.shape),
+            "total": _NUMBER,
             "bias": _NUMBER,
             "margin": _NUMBER,
         }

@@ -1,1 +1,384 @@
+// The page: gives the server an input, shows what it answers and why. Every figure comes from the server.
 
+const $ = (id) => document.getElementById(id);
+const made = (tag, attributes = {}, ...children) => {
+  const element = Object.assign(document.createElement(tag), attributes);
+  element.append(...children);
+  return element;
+};
+const percent = (p) => `${(100 * p).toFixed(1)}%`;
+const signed = (x) => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(3);
+const count = (n) => n.toLocaleString("en");
+
+let card = null; // what the server says of the model
+let last = null; // the last explanation
+let picture = null; // the file that was given last, to send it again when `dark on light` changes
+let asked = 0; // so that an old answer does not overwrite a newer one
+
+// ---- the server
+
+async function ask(path, options = {}) {
+  const key = sessionStorage.getItem("key");
+  const headers = { ...options.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) };
+  const response = await fetch(path, { ...options, headers });
+  const answer = await response.json();
+  if (response.status === 401) {
+    $("key").hidden = false;
+    $("key").querySelector("input").focus();
+  }
+  if (!response.ok) throw new Error(answer.error);
+  return answer;
+}
+
+async function guarded(action) {
+  try {
+    $("problem").hidden = true;
+    await action();
+  } catch (error) {
+    $("problem").textContent = error.message;
+    $("problem").hidden = false;
+  }
+}
+
+async function explain(body, type, query = "") {
+  const turn = ++asked;
+  const path = `v1/models/${encodeURIComponent(card.name)}:explain${query}`;
+  const answer = await ask(path, { method: "POST", body, headers: { "Content-Type": type } });
+  if (turn !== asked) return;
+  if (answer.version !== card.version) await describe(card.name); // another version is served since
+  [last] = answer.explanations;
+  show();
+}
+
+const send = (rows) => explain(JSON.stringify({ instances: rows }), "application/json");
+
+// ---- pictures of numbers
+
+// values of the model's shape as rows of numbers (colours summed), for a map or a template
+function plane(values) {
+  if (card.shape.length === 1) return [values];
+  return card.shape.length === 2 ? values : values.map((row) => row.map((cell) => cell.reduce((a, b) => a + b)));
+}
+
+function colour(name) {
+  const hex = getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  return [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+}
+
+// paints one pixel for each cell; pixel(i, j) gives [r, g, b]
+function paint(canvas, height, width, pixel) {
+  canvas.width = width;
+  canvas.height = height;
+  const image = new ImageData(width, height);
+  for (let i = 0; i < height; i++)
+    for (let j = 0; j < width; j++) image.data.set([...pixel(i, j), 255], 4 * (i * width + j));
+  canvas.getContext("2d").putImageData(image, 0, 0);
+}
+
+const largest = (rows) => Math.max(...rows.map((row) => Math.max(...row.map(Math.abs)))) || 1;
+const mix = (from, to, share) => from.map((value, k) => value + share * (to[k] - value));
+
+function paintRaw(canvas, raw) {
+  if (card.shape.length === 1) return;
+  const [height, width] = card.shape;
+  paint(canvas, height, width, (i, j) => (Array.isArray(raw[i][j]) ? raw[i][j] : Array(3).fill(raw[i][j])));
+}
+
+// blue for, orange against; over the input in grey where there is one
+function paintSigned(canvas, values, raw = null) {
+  const rows = plane(values);
+  const most = largest(rows);
+  const [middle, positive, negative] = ["--middle", "--for", "--against"].map(colour);
+  const grey = raw && card.shape.length > 1 ? plane(raw) : null;
+  const brightest = grey ? largest(grey) : 1;
+  paint(canvas, rows.length, rows[0].length, (i, j) => {
+    const under = grey ? mix([34, 34, 34], [205, 205, 205], grey[i][j] / brightest) : middle;
+    return mix(under, rows[i][j] > 0 ? positive : negative, Math.min(1, Math.abs(rows[i][j]) / most) ** 0.7);
+  });
+}
+
+// ---- what is shown
+
+function show() {
+  const { class_id: first, runner_up_id: second } = last;
+  paintRaw($("draw"), last.input);
+  if (card.shape.length === 1) document.querySelectorAll("#features input").forEach((x, i) => (x.value = last.input[i]));
+  const top = last.probabilities[first];
+  const truth = document.querySelector("#samples [aria-pressed=true]")?.title;
+  const judged = truth ? `; the sample is labelled ${truth}` : "";
+  const then = `${percent(top)}, then ${last.runner_up}${judged}`;
+  $("answer").replaceChildren(made("strong", { textContent: last.label }), then);
+  $("bars").replaceChildren(
+    ...card.classes.map((name, k) => {
+      const fill = made("div", { className: "fill" });
+      fill.style.width = percent(last.probabilities[k]);
+      const bar = made("div", { className: "track" }, fill);
+      const figure = made("output", { textContent: percent(last.probabilities[k]) });
+      const className = k === first ? "first" : k === second ? "second" : "";
+      return made("li", { className }, made("span", { textContent: name, title: name }), bar, figure);
+    }),
+  );
+  paintSigned($("evidence"), last.evidence, last.input);
+  $("why").textContent = `Each element speaks for ${last.label} or for ${last.runner_up}; together they decide.`;
+  $("evidence").setAttribute("aria-label", `Evidence for ${last.label} against ${last.runner_up}: ${signed(last.total)} in all`);
+  $("for").textContent = last.label;
+  $("against").textContent = last.runner_up;
+  for (const name of ["total", "bias", "margin"]) $(name).textContent = signed(last[name]);
+  $("legend").hidden = $("sum").hidden = false;
+  [...$("templates").children].forEach((figure, k) => {
+    figure.className = k === first ? "first" : k === second ? "second" : "";
+  });
+}
+
+function table(caption, head, rows) {
+  const cells = (tag, row) => made("tr", {}, ...row.map((text) => made(tag, { textContent: text })));
+  return made("table", {}, made("caption", { textContent: caption }), made("thead", {}, cells("th", head)),
+    made("tbody", {}, ...rows.map((row) => cells("td", row))));
+}
+
+function showCard() {
+  const { metrics, parity, tools } = card;
+  const parts = [];
+  const splits = ["val", "test"].filter((split) => metrics?.[split]);
+  if (splits.length)
+    parts.push(table(`Trained on ${card.data}, pixels: ${card.preprocess}`, ["split", "accuracy", "95 % interval", "loss", "rows"],
+      splits.map((split) => {
+        const { accuracy, accuracy_95: [low, high], loss, rows } = metrics[split];
+        return [split, percent(accuracy), `${percent(low)} to ${percent(high)}`, loss.toFixed(4), count(rows)];
+      })));
+  const classes = splits.length ? metrics[splits.at(-1)].classes : null;
+  if (classes)
+    parts.push(table(`Classes, ${splits.at(-1)} split`, ["class", "rows", "precision", "recall"],
+      classes.map((row) => [row.name, count(row.count),
+        ...[row.precision, row.recall].map((value) => (value === null ? "–" : percent(value)))])));
+  if (parity?.length)
+    parts.push(table("Each file against the model", ["format", "runtime", "rows", "logits differ by", "classes differ"],
+      parity.map((row) => [row.format, row.runtime, count(row.rows), row.logits.toExponential(1), count(row.classes)])));
+  if (tools) parts.push(made("p", { className: "hint", textContent: Object.entries(tools).map((pair) => pair.join(" ")).join(", ") }));
+  if (!parts.length) parts.push(made("p", { className: "hint", textContent: "This export carries no figures." }));
+  $("card").replaceChildren(...parts);
+}
+
+function showTemplates() {
+  $("templates").replaceChildren(
+    ...card.templates.map((values, k) => {
+      const canvas = made("canvas");
+      canvas.setAttribute("aria-label", `Template of ${card.classes[k]}`);
+      canvas.setAttribute("role", "img");
+      paintSigned(canvas, values);
+      return made("figure", {}, canvas, made("figcaption", { textContent: card.classes[k] }));
+    }),
+  );
+}
+
+function showSamples() {
+  const words = card.shape.length === 1;
+  $("samples").className = words ? "words" : "";
+  $("samples").replaceChildren(
+    ...card.samples.map(({ raw, label }, i) => {
+      const button = made("button", { type: "button" });
+      if (words) button.textContent = `${label}: ${raw.slice(0, 8).join(", ")}`;
+      else {
+        const canvas = made("canvas");
+        paintRaw(canvas, raw);
+        button.append(canvas);
+      }
+      button.setAttribute("aria-label", `Sample ${i + 1}: ${label}`);
+      button.title = label;
+      button.setAttribute("aria-pressed", "false");
+      button.addEventListener("click", () => {
+        forget();
+        button.setAttribute("aria-pressed", "true");
+        guarded(() => send([raw]));
+      });
+      return button;
+    }),
+  );
+}
+
+async function describe(name) {
+  card = await ask(`page/models/${encodeURIComponent(name)}`);
+  const words = card.shape.length === 1;
+  $("served").textContent = `version ${card.version}, ${card.classes.length} classes, input ${card.shape.join(" × ")}`;
+  document.querySelectorAll(".picture-only").forEach((element) => (element.hidden = words));
+  document.querySelectorAll(".table-only").forEach((element) => (element.hidden = !words));
+  if (words) {
+    const fields = Array.from({ length: card.shape[0] }, (_, i) =>
+      made("label", { textContent: `feature ${i + 1}` }, made("input", { type: "number", step: "any", value: "0", required: true })));
+    $("features").replaceChildren(...fields, made("button", { textContent: "Ask" }));
+  }
+  showSamples();
+  showTemplates();
+  showCard();
+}
+
+// ---- inputs
+
+function forget() {
+  picture = null;
+  document.querySelectorAll("#samples [aria-pressed=true]").forEach((b) => b.setAttribute("aria-pressed", "false"));
+}
+
+const flags = () => `?fit=true&invert=${$("invert").checked}`;
+const again = () => picture && guarded(() => explain(picture, picture.type, flags()));
+
+async function give(file) {
+  forget();
+  const bitmap = await createImageBitmap(file).catch(() => {
+    throw new Error(`${file.name || "what was given"} is not a picture`);
+  });
+  const canvas = made("canvas", { width: Math.min(bitmap.width, 1024), height: 0 });
+  canvas.height = Math.max(1, Math.round((canvas.width * bitmap.height) / bitmap.width));
+  const context = canvas.getContext("2d");
+  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  // a bright edge: most likely dark on light; the box can be changed
+  const edge = context.getImageData(0, 0, canvas.width, 1).data;
+  $("invert").checked = edge.reduce((sum, value, i) => sum + (i % 4 < 3 ? value : 0), 0) / (edge.length * 0.75) > 127 || !edge[3];
+  const known = ["image/png", "image/jpeg"].includes(file.type);
+  picture = known ? file : await new Promise((done) => canvas.toBlob(done, "image/png"));
+  await again();
+}
+
+function setUpDrawing() {
+  const canvas = $("draw");
+  const sheet = made("canvas", { width: 280, height: 280 }); // the strokes, light on dark
+  const pen = sheet.getContext("2d");
+  let from = null;
+  let cursor = [140, 140];
+  const clear = () => {
+    pen.fillStyle = "#000";
+    pen.fillRect(0, 0, 280, 280);
+  };
+  const copy = () => {
+    canvas.width = canvas.height = 280;
+    canvas.getContext("2d").drawImage(sheet, 0, 0);
+  };
+  const begin = () => {
+    if (!picture && sheet.drawn) return;
+    forget();
+    $("invert").checked = false;
+    clear();
+    sheet.drawn = true;
+  };
+  const stroke = (a, b) => {
+    Object.assign(pen, { strokeStyle: "#fff", lineWidth: 22, lineCap: "round" });
+    pen.beginPath();
+    pen.moveTo(...a);
+    pen.lineTo(...b);
+    pen.stroke();
+    copy();
+  };
+  const finish = () => sheet.toBlob((blob) => guarded(() => explain(blob, "image/png", "?fit=true")), "image/png");
+  const place = (event) => {
+    const box = canvas.getBoundingClientRect();
+    return [((event.clientX - box.x) * 280) / box.width, ((event.clientY - box.y) * 280) / box.height];
+  };
+  canvas.addEventListener("pointerdown", (event) => {
+    begin();
+    canvas.setPointerCapture(event.pointerId);
+    from = place(event);
+    stroke(from, from);
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    if (!from) return;
+    stroke(from, place(event));
+    from = place(event);
+  });
+  for (const name of ["pointerup", "pointercancel"])
+    canvas.addEventListener(name, () => {
+      if (from) finish();
+      from = null;
+    });
+  const steps = { ArrowLeft: [-10, 0], ArrowRight: [10, 0], ArrowUp: [0, -10], ArrowDown: [0, 10] };
+  let painting = false;
+  canvas.addEventListener("keydown", (event) => {
+    const step = steps[event.key];
+    if (step) {
+      const to = cursor.map((value, k) => Math.max(0, Math.min(280, value + step[k])));
+      if (painting) stroke(cursor, to);
+      cursor = to;
+    } else if (event.key === " ") {
+      begin();
+      painting = true;
+      stroke(cursor, cursor);
+    } else if (event.key === "Delete" || event.key === "Backspace") $("clear").click();
+    else return;
+    event.preventDefault();
+  });
+  canvas.addEventListener("keyup", (event) => {
+    if (event.key !== " ") return;
+    painting = false;
+    finish();
+  });
+  $("clear").addEventListener("click", () => {
+    forget();
+    clear();
+    copy();
+    sheet.drawn = true;
+    canvas.focus();
+  });
+  document.addEventListener("click", (event) => {
+    if (event.target.closest("#samples")) sheet.drawn = false;
+  });
+  clear();
+  copy();
+}
+
+function setUpFiles() {
+  $("file").addEventListener("change", (event) => {
+    const [file] = event.target.files;
+    event.target.value = "";
+    if (file) guarded(() => give(file));
+  });
+  $("invert").addEventListener("change", again);
+  document.addEventListener("paste", (event) => {
+    const [file] = event.clipboardData.files;
+    if (file) guarded(() => give(file));
+  });
+  document.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    document.body.classList.add("drop");
+  });
+  document.addEventListener("dragleave", () => document.body.classList.remove("drop"));
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    document.body.classList.remove("drop");
+    const [file] = event.dataTransfer.files;
+    if (file) guarded(() => give(file));
+  });
+  $("features").addEventListener("submit", (event) => {
+    event.preventDefault();
+    forget();
+    guarded(() => send([[...document.querySelectorAll("#features input")].map((field) => field.valueAsNumber)]));
+  });
+}
+
+async function choose(name) {
+  last = null;
+  forget();
+  await describe(name);
+  document.querySelector("#samples button")?.click();
+}
+
+async function start() {
+  const names = await ask("page/models");
+  $("key").hidden = true;
+  $("main").hidden = false;
+  $("model").replaceChildren(...names.map((name) => made("option", { textContent: name })));
+  await choose(names[0]);
+}
+
+$("key").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem("key", $("key").querySelector("input").value);
+  guarded(start);
+});
+$("model").addEventListener("change", (event) => guarded(() => choose(event.target.value)));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  if (!card) return;
+  showTemplates();
+  if (last) show();
+});
+setUpDrawing();
+setUpFiles();
+guarded(start);
