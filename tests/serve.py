@@ -1,7 +1,6 @@
 """A server process to talk to, and versions of a model written without TensorFlow, in milliseconds."""
 
 import dataclasses
-import hashlib
 import http.client
 import json
 import subprocess
@@ -14,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from tfsoftmax import manifest
 from tfsoftmax.reference import Reference, hard_rows
 
 # importing TensorFlow in the server would be an error
@@ -133,12 +133,7 @@ def write_version(export, number, spec, kernel, bias, break_it=lambda folder: No
     x = (raw.reshape(len(raw), -1).astype(np.float64) - np.array(spec.offset)) * np.array(spec.scale)
     logits = (x @ kernel + bias).astype(np.float32)
     Reference(raw, np.full(len(raw), -1), logits, kernel, bias).write(aside)
-    files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-        for path in aside.iterdir()
-    }
-    manifest = {"spec": dataclasses.asdict(spec), "metrics": None, "tools": {}, "files": files, "parity": []}
-    (aside / "manifest.json").write_text(json.dumps(manifest))
+    manifest.write(aside, {"spec": dataclasses.asdict(spec), "metrics": None, "tools": {}, "parity": []})
     break_it(aside)
     return aside.rename(export / str(number))
 

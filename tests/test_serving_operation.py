@@ -2,7 +2,6 @@
 
 import dataclasses
 import gzip
-import hashlib
 import http.client
 import json
 import os
@@ -21,6 +20,7 @@ from conftest import CLASSES, SHAPE
 from prometheus_client.parser import text_string_to_metric_families
 
 import tfsoftmax
+from tfsoftmax import manifest
 from tfsoftmax.reference import Reference
 
 SPEC = tfsoftmax.ModelSpec("tiny", SHAPE, "uint8", CLASSES, "unit", 0.0, 1 / 255)
@@ -75,12 +75,9 @@ def flip(folder):
 
 def lie(folder):
     """Hashes are right, but the reference says other logits than the graph gives."""
-    manifest = json.loads((folder / "manifest.json").read_text())
     kept = Reference.read(folder)
     dataclasses.replace(kept, logits=kept.logits + 1).write(folder)
-    digest = hashlib.sha256((folder / "reference.npz").read_bytes()).hexdigest()
-    manifest["files"]["reference.npz"] = {"bytes": (folder / "reference.npz").stat().st_size, "sha256": digest}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    manifest.write(folder, {"spec": dataclasses.asdict(SPEC)})
 
 
 @pytest.mark.parametrize(
@@ -384,6 +381,7 @@ def test_a_worker_that_dies_is_replaced(export):
             return victim not in found and len(found - workers) >= 1
 
         serve.until(replaced)
+        serve.until(lambda: any("a worker ended (-9)" in line for line in server.lines))
         for _ in range(20):
             assert version(server) == "1"
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from tfsoftmax.errors import InputError, TfsoftmaxError
-from tfsoftmax.predict import Predictor, versions
+from tfsoftmax.manifest import verify_files
+from tfsoftmax.predict import Predictor
 from tfsoftmax.reference import Reference
 from tfsoftmax.serving import metrics, tensors
 from tfsoftmax.serving.settings import Settings
-from tfsoftmax.spec import read_json
+from tfsoftmax.versions import versions
 
 log = logging.getLogger("tfsoftmax.serving")
 
@@ -43,11 +44,10 @@ class Version(Predictor):
     """
 
     def __init__(self, name: str, folder: Path, max_rows: int):
-        verify_files(folder)
+        self.manifest = verify_files(folder)
         super().__init__(folder, threads=1)
         self.name, self.number, self.max_rows = name, int(folder.name), max_rows
         self.reader = tensors.reader(self.spec.shape, self.spec.dtype, self.spec.input_name, max_rows)
-        self.manifest = read_json(folder / "manifest.json", "manifest")
         self.reference = Reference.read(folder) if (folder / "reference.npz").exists() else None  # older exports
         self._warm_up()
 
@@ -185,21 +185,3 @@ def _identity(folder: Path) -> Identity:
         status: Any = path.stat()
         found.append((str(path.relative_to(folder)), status.st_size, status.st_mtime_ns))
     return tuple(found)
-
-
-def verify_files(folder: Path) -> None:
-    """InputError unless each file of the manifest is there, with its hash."""
-    import hashlib
-
-    if not (folder / "manifest.json").is_file():
-        raise InputError(f"{str(folder)!r} has no manifest.json")
-    files = read_json(folder / "manifest.json", "manifest").get("files")
-    if not isinstance(files, dict) or "model.onnx" not in files:
-        raise InputError(f"the manifest in {str(folder)!r} names no model.onnx")
-    for name, kept in files.items():
-        try:
-            digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        except OSError as error:
-            raise InputError(f"{str(folder / name)!r} cannot be read: {error.strerror}") from error
-        if digest != kept["sha256"]:
-            raise InputError(f"{str(folder / name)!r} is not the file that was exported: its SHA-256 is another")

@@ -1,4 +1,4 @@
-"""The server process: the socket, uvicorn, its workers, and what malformed HTTP is answered."""
+"""The server's processes: the socket, uvicorn, workers, and what malformed HTTP is answered."""
 
 from __future__ import annotations
 
@@ -9,23 +9,28 @@ import importlib.util
 import ipaddress
 import logging
 import math
+import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import socket
 import sys
 import tempfile
+import threading
+import time
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
-from uvicorn.supervisors import Multiprocess
 
 from tfsoftmax.errors import InputError
 from tfsoftmax.serving.settings import Settings
 from tfsoftmax.serving.wire import Reply
 
 MAX_HEADERS = 64 * 1024  # bytes of the head of one request
+STOP = (signal.SIGTERM, signal.SIGINT)
 LINGER = 0.5  # seconds that an idle connection has left for one more request once the server is told to stop
 
 
@@ -116,6 +121,20 @@ class Protocol(HttpToolsProtocol):
         self.loop.call_later(LINGER, self.transport.close)
 
 
+class Server(uvicorn.Server):
+    """uvicorn's server, which answers also the connections that the kernel has taken when it is told to stop."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take what waits, then stop as uvicorn does: answers under way first."""
+        loop, config = asyncio.get_running_loop(), self.config
+        make = functools.partial(Protocol, config, server_state=self.server_state, app_state=self.lifespan.state)
+        for listener in sockets or ():
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    await loop.connect_accepted_socket(make, listener.accept()[0])
+        await super().shutdown(sockets)
+
+
 def run(settings: Settings, host: str, port: int, workers: int) -> None:
     """Serve until SIGTERM or SIGINT; requests under way are answered first.
 
@@ -135,33 +154,74 @@ def run(settings: Settings, host: str, port: int, workers: int) -> None:
             )
         app = application(settings)  # what cannot be served is told here, before anything listens
         listener = stack.enter_context(_listen(host, port))
-        config = uvicorn.Config(
-            app if workers == 1 else functools.partial(application, settings),
-            factory=workers > 1,
-            workers=workers,
-            http=Protocol,
-            ws="none",
-            loop="uvloop" if _has_uvloop() else "asyncio",
-            lifespan="on",
-            log_config=None,
-            log_level="error",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=math.ceil(settings.timeout),
-        )
-        config.head_timeout = settings.timeout
         address = listener.getsockname()
         name = f"[{address[0]}]" if ":" in address[0] else address[0]
         print(f"serving on http://{name}:{address[1]}", file=sys.stderr, flush=True)
         if workers == 1:
-            for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again once it has drained
-                signal.signal(number, lambda *_: None)
-            uvicorn.Server(config).run([listener])
+            _serve(app, settings, listener)
         else:
-            del app
-            Multiprocess(config, [listener]).run()
+            _supervise(settings, listener, workers)
+
+
+def _serve(app: ASGIApp, settings: Settings, listener: socket.socket) -> None:
+    """Serve in this process until a signal."""
+    config = uvicorn.Config(
+        app,
+        http=Protocol,
+        ws="none",
+        loop="uvloop" if importlib.util.find_spec("uvloop") else "asyncio",
+        lifespan="on",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=math.ceil(settings.timeout),
+    )
+    config.head_timeout = settings.timeout
+    for number in STOP:  # uvicorn raises them again once it has drained
+        signal.signal(number, lambda *_: None)
+    listener.setblocking(False)
+    Server(config).run([listener])
+
+
+def _work(settings: Settings, listener: socket.socket) -> None:
+    """A worker process: ends on a signal, or with its parent."""
+
+    def follow() -> None:
+        multiprocessing.parent_process().join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=follow, daemon=True).start()
+    _serve(application(settings), settings, listener)
+
+
+def _supervise(settings: Settings, listener: socket.socket, count: int) -> None:
+    """Keep so many workers on one socket; a worker that dies is replaced."""
+    context = multiprocessing.get_context("spawn")
+    woken, wake = context.Pipe(duplex=False)
+    for number in STOP:
+        signal.signal(number, lambda *_: wake.send(None))
+
+    def start() -> BaseProcess:
+        worker = context.Process(target=_work, args=(settings, listener))
+        worker.start()
+        return worker
+
+    running = [start() for _ in range(count)]
+    while woken not in (done := multiprocessing.connection.wait([woken, *(worker.sentinel for worker in running)])):
+        for i, worker in enumerate(running):
+            if worker.sentinel in done:
+                worker.join()
+                logging.getLogger("tfsoftmax.serving").error("a worker ended (%s); another begins", worker.exitcode)
+                time.sleep(0.5)  # one that cannot start must not be started without pause
+                running[i] = start()
+    listener.close()  # the workers take what waits in it
+    for worker in running:
+        worker.terminate()
+    for worker in running:
+        worker.join()
 
 
 def application(settings: Settings) -> ASGIApp:
@@ -198,7 +258,3 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         text = f"cannot listen on {host}:{port}: {error.strerror}; name another one with --port"
         raise InputError(text) from error
-
-
-def _has_uvloop() -> bool:
-    return importlib.util.find_spec("uvloop") is not None

@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
-from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
@@ -185,7 +184,11 @@ class Endpoint(BaseRoute):
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """As Starlette asks: FULL, PARTIAL (another method), NONE."""
-        if scope["type"] != "http" or not (found := self.match(get_route_path(scope))):
+        if scope["type"] != "http":
+            return Match.NONE, {}
+        path, root = scope["path"], scope.get("root_path", "")
+        found = self.match(path.removeprefix(root) if root else path)
+        if not found:
             return Match.NONE, {}
         return (
             Match.FULL if scope["method"] in self.methods else Match.PARTIAL,
