@@ -10,6 +10,7 @@ import msgspec
 import tfsoftmax
 from tfsoftmax.serving.models import OUTPUTS, Version
 from tfsoftmax.serving.settings import Settings
+from tfsoftmax.serving.tensors import LARGEST
 
 Schema = dict[str, Any]
 
@@ -25,6 +26,7 @@ _ERRORS = {
 }
 _TEXT: Schema = {"type": "string"}
 _NUMBER: Schema = {"type": "number"}
+_FLOAT: Schema = {"type": "number", "minimum": -LARGEST, "maximum": LARGEST}
 _WHOLE: Schema = {"type": "integer"}
 _TRUTH: Schema = {"type": "boolean"}
 _JSON_TYPES = {"float32": _NUMBER, "int64": _WHOLE, "object": _TEXT}
@@ -64,7 +66,7 @@ def document(models: list[Version], settings: Settings) -> bytes:
 def _model(version: Version, keyed: bool) -> dict[str, Any]:
     spec, name, size = version.spec, version.spec.input_name, len(version.spec.classes)
     pictures = spec.dtype == "uint8" and len(spec.shape) in (2, 3) and spec.shape[2:] in ((), (3,))
-    element: Schema = {"type": "integer", "minimum": 0, "maximum": 255} if spec.dtype == "uint8" else _NUMBER
+    element: Schema = {"type": "integer", "minimum": 0, "maximum": 255} if spec.dtype == "uint8" else _FLOAT
     row = _shaped(element, spec.shape)
     b64 = [_object({"b64": _PICTURE})] if pictures else []
     value = {"anyOf": [row, *b64]}
@@ -104,11 +106,15 @@ def _model(version: Version, keyed: bool) -> dict[str, Any]:
         }
     )
     explained = _object({"version": _TEXT, "explanations": _list(explanation)})
-    example = _object({name: {"anyOf": [row, _list(element, math.prod(spec.shape), math.prod(spec.shape)), *b64]}})
-    examples = _object(
-        {"examples": _list(example, 1, version.max_rows)},
-        {"context": example, "signature_name": {"enum": ["classify"]}},
-    )
+    features = {name: {"anyOf": [row, _list(element, math.prod(spec.shape), math.prod(spec.shape)), *b64]}}
+    whole, partial = _object(features), _object({}, features)
+    signature = {"signature_name": {"enum": ["classify", ""]}}
+    examples = {
+        "anyOf": [  # each example has its features, or the context has them for those that do not
+            _object({"examples": _list(whole, 1, version.max_rows)}, {"context": partial, **signature}),
+            _object({"examples": _list(partial, 1, version.max_rows), "context": whole}, signature),
+        ]
+    }
     results = _object({"results": _list(_list({"type": "array"}))})
     status = _object({"error_code": _TEXT, "error_message": _TEXT})
     states = _list(_object({"version": _TEXT, "state": _TEXT, "status": status}))
@@ -146,7 +152,11 @@ def _model(version: Version, keyed: bool) -> dict[str, Any]:
 
 def _infer(version: Version, element: Schema, keyed: bool) -> Schema:
     spec = version.spec
-    parameters = {"parameters": {"type": "object"}}
+    free = {"type": ["boolean", "integer", "string", "null"], "maximum": 2**63 - 1, "minimum": -(2**63)}
+
+    def parameters(**known: Schema) -> dict[str, Schema]:
+        return {"parameters": {"type": "object", "properties": known, "additionalProperties": free}}
+
     shape = {
         "type": "array",
         "prefixItems": [
@@ -161,12 +171,15 @@ def _infer(version: Version, element: Schema, keyed: bool) -> Schema:
             "name": {"const": spec.input_name},
             "shape": shape,
             "datatype": {"const": "UINT8" if spec.dtype == "uint8" else "FP32"},
+            "data": _list({}, 1),
         },
-        {"data": _list({}, 1), **parameters},
+        parameters(binary_data_size={"const": None}),
     )
-    wanted = _object({"name": {"enum": [name for name, _, _ in OUTPUTS(0)]}}, parameters)
-    request = _object({"inputs": _list(tensor, 1, 1)}, {"id": _TEXT, "outputs": _list(wanted, 0, 4), **parameters})
-    output = _object({"name": _TEXT, "datatype": _TEXT, "shape": _list(_WHOLE)}, {"data": _list({}), **parameters})
+    named = {"name": {"enum": [name for name, _, _ in OUTPUTS(0)]}}
+    wanted = _object(named, parameters(binary_data=_TRUTH, classification={"const": None}))
+    more = {"id": _TEXT, "outputs": _list(wanted, 0, 4), **parameters(binary_data_output=_TRUTH)}
+    request = _object({"inputs": _list(tensor, 1, 1)}, more)
+    output = _object({"name": _TEXT, "datatype": _TEXT, "shape": _list(_WHOLE)}, {"data": _list({}), **parameters()})
     answer = _object({"model_name": _TEXT, "model_version": _TEXT, "outputs": _list(output)}, {"id": _TEXT})
     header = {
         "name": "Inference-Header-Content-Length",

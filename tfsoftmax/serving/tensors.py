@@ -20,6 +20,7 @@ from tfsoftmax import inputs
 from tfsoftmax.errors import InputError
 from tfsoftmax.spec import ModelSpec
 
+LARGEST = float(np.finfo(np.float32).max)
 MAX_PIXELS = 32_000_000  # of a picture; more would take long and much memory to decode
 
 
@@ -89,11 +90,9 @@ class Reader:
         """As this model's dtype; InputError where a number is not finite in float32."""
         if self.dtype == np.uint8:
             return values
-        with np.errstate(over="ignore"):
-            values = values.astype(np.float32, copy=False)
-        if not np.isfinite(values).all():
+        if not (np.abs(values) <= LARGEST).all():
             raise InputError(f"{self.name} must hold finite numbers within float32's range")
-        return values
+        return values.astype(np.float32, copy=False)
 
     def value(self, raw: Raw, spec: ModelSpec, convert: Convert) -> np.ndarray:
         """One row that is a picture, nested lists, or one flat list: as ``(1, *shape)``."""
