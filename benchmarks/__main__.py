@@ -7,6 +7,7 @@ import os
 BENCHMARKS = {
     "epoch": "seconds an epoch: the limit, this package, its peers",
     "tune": "seconds for sixteen learning rates: lanes, one at a time, KerasTuner's random search",
+    "serve": "requests a second: the server, the smallest possible handler, its peers; needs wrk",
     "growth": "time and memory against rows, features, classes and batch size",
 }
 

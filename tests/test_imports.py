@@ -28,7 +28,9 @@ print(time.perf_counter() - begin, {HEAVY})
     assert float(seconds) < 0.2
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["formats"], ["predict", "EXPORT", "x.npy"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["serve", "--help"], ["formats"], ["predict", "EXPORT", "x.npy"]]
+)
 def test_verbs_without_tensorflow(finished, tmp_path, arguments):
     import numpy as np
 

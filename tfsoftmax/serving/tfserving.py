@@ -83,14 +83,15 @@ def classify(body: bytes, version: Version, convert: tensors.Convert) -> tuple[b
     _signature(request, "classify")
     tensors.refuse_repeated_keys(body, -1)
     name = version.reader.name
-    common = UNSET if request.context is UNSET else getattr(request.context, name)
-    rows = []
-    for i, example in enumerate(request.examples):
-        value = getattr(example, name)
-        value = common if value is UNSET else value
-        if value is UNSET:
-            raise InputError(f"example {i} has no {name!r}")
-        rows.append(version.reader.value(value, version.spec, convert))
+    examples = [] if request.context is UNSET else [request.context]
+    rows = [
+        UNSET if (value := getattr(example, name)) is UNSET else version.reader.value(value, version.spec, convert)
+        for example in [*examples, *request.examples]
+    ]
+    common = rows.pop(0) if examples else UNSET  # counts for the examples that say nothing of their own
+    rows = [common if row is UNSET else row for row in rows]
+    if any(row is UNSET for row in rows):
+        raise InputError(f"example {[row is UNSET for row in rows].index(True)} has no {name!r}")
     raw = np.concatenate(rows)
     probabilities = version.answer(raw, ("probabilities",))["probabilities"].tolist()
     classes = version.spec.classes
