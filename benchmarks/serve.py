@@ -204,7 +204,7 @@ def _chart(rows: list[dict[str, Any]]) -> None:
         bars = axis.barh(labels, [r["requests"] * size for r in shown], color=colours)
         axis.bar_label(bars, [f"{r['requests'] * size:,.0f}" for r in shown], padding=3)
         axis.set_xlim(0, max(r["requests"] * size for r in shown) * 1.25)
-        axis.set_title(f"{size} image{'s' * (size > 1)} a request, 8 connections")
+        axis.set_title(f"{size} image{'s' * (size > 1)} a request")
         axis.set_xlabel("images a second")
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(common.RESULTS / "serve.png", dpi=110)
