@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
-import inspect
 import json
 import logging
 import math
 import os
 import time
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -20,49 +17,17 @@ import keras_tuner
 import numpy as np
 from keras_tuner.src.distribute import utils as distribution
 
-from tfsoftmax.data import Rows
 from tfsoftmax.errors import InputError
 from tfsoftmax.spec import number, write_text
 from tuning import workers
-from tuning.lanes import Lane, Lanes, lane_bytes, lane_of
+from tuning.calls import Call, call_of, for_trial
+from tuning.lanes import Lanes, lane_bytes
 
 _log = logging.getLogger(__name__)
 
 LANES = 16  # by default: 64 lanes take 20 % less time a lane, and leave an oracle that learns less to learn from
 
-_FIT = inspect.signature(keras.Model.fit)
-# arguments of fit that lanes know; all others must have their defaults
-_KNOWN = {"self", "x", "epochs", "initial_epoch", "validation_data", "verbose", "shuffle"}
-
 History = dict[str, list[float]]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Call:
-    """The one ``model.fit`` of a trial, as its hypermodel asked for it."""
-
-    model: keras.Model
-    lane: Lane
-    train: Rows
-    val: Rows | None
-    epochs: int
-    initial_epoch: int
-
-    def key(self, executions: int) -> dict[str, Any]:
-        """What trials must have in common to be lanes of one fit; the same on another day."""
-
-        def facts(rows: Rows | None) -> Any:
-            if rows is None:
-                return None
-            spec = hashlib.sha256(rows.spec.to_json().encode()).hexdigest()
-            return [len(rows), rows.batch_size, rows.seed, spec, zlib.crc32(rows.y.tobytes())]
-
-        return {
-            "train": facts(self.train),
-            "val": facts(self.val),
-            "epochs": [self.initial_epoch, self.epochs],
-            "executions": executions,
-        }
 
 
 class LaneTuner(keras_tuner.Tuner):
@@ -147,7 +112,7 @@ class LaneTuner(keras_tuner.Tuner):
             trials = self._ask(fit_args, fit_kwargs)
             if not trials:
                 time.sleep(workers.IDLE_SECONDS)
-            groups: dict[str, list[tuple[Any, _Call | str]]] = {}
+            groups: dict[str, list[tuple[Any, Call | str]]] = {}
             for trial, call in trials:
                 key = trial.trial_id if isinstance(call, str) else json.dumps(call.key(self.executions_per_trial))
                 groups.setdefault(key, []).append((trial, call))
@@ -163,7 +128,7 @@ class LaneTuner(keras_tuner.Tuner):
         for value in (*args, *kwargs.values()):
             if hasattr(value, "rows"):
                 value.rows.epoch.assign(0)
-        given = super().run_trial(trial, *args, **_for_trial(trial, kwargs))
+        given = super().run_trial(trial, *args, **for_trial(trial, kwargs))
         self._results[trial.trial_id] = [getattr(result, "history", result) for result in given]
         return given
 
@@ -215,9 +180,9 @@ class LaneTuner(keras_tuner.Tuner):
             self._populate_initial_space()
             self._before = None
 
-    def _ask(self, fit_args: Any, fit_kwargs: Any) -> list[tuple[Any, _Call | str]]:
+    def _ask(self, fit_args: Any, fit_kwargs: Any) -> list[tuple[Any, Call | str]]:
         """As many trials as the oracle has for us now, each with the fit that it asks for."""
-        trials: list[tuple[Any, _Call | str]] = []
+        trials: list[tuple[Any, Call | str]] = []
         k = -1
         while (k := k + 1) < self._width:
             if k in self._stopped:
@@ -232,48 +197,14 @@ class LaneTuner(keras_tuner.Tuner):
                     self._width = k  # nothing beyond has been asked for
                 continue
             self._asked.add(k)
-            call = self._call(trial, fit_args, fit_kwargs)
+            call = call_of(trial, self.hypermodel, self._build_hypermodel, fit_args, fit_kwargs)
             if k == 0 and not isinstance(call, str):
                 self._fit_memory(call)
             trials.append((trial, call))
             self.on_trial_begin(trial)
         return trials
 
-    def _call(self, trial: Any, fit_args: Any, fit_kwargs: Any) -> _Call | str:
-        """What the hypermodel would call ``model.fit`` with, or why the trial cannot be a lane."""
-        history, calls = keras.callbacks.History(), []
-
-        def fit(*args: Any, **kwargs: Any) -> keras.callbacks.History:
-            calls.append(_FIT.bind(model, *args, **kwargs).arguments)
-            return history
-
-        try:
-            model = self._build_hypermodel(trial.hyperparameters)
-            model.fit = fit
-            returned = self.hypermodel.fit(
-                trial.hyperparameters, model, *fit_args, **_for_trial(trial, fit_kwargs)
-            )  # fmt: skip
-        except Exception as error:  # whatever it is, it comes again when the trial is run by itself, and is kept there
-            return f"{type(error).__name__}: {error}"
-        if returned is not history or len(calls) != 1:
-            return "the hypermodel's fit does more than to return model.fit(…)"
-        arguments = {name: value for name, value in calls[0].items() if value is not _FIT.parameters[name].default}
-        if not arguments.get("callbacks"):
-            arguments.pop("callbacks", None)
-        if unknown := [name for name in arguments if name not in _KNOWN]:
-            return f"fit is called with {', '.join(unknown)}"
-        train = getattr(arguments.get("x"), "rows", None)
-        val = getattr(arguments.get("validation_data"), "rows", None)
-        if train is None or (val is None and arguments.get("validation_data") is not None):
-            return "the rows are not in memory: give data.train and data.val"
-        lane = lane_of(model)
-        if isinstance(lane, str):
-            return lane
-        if not model.built:
-            model.build((None, *train.spec.shape))
-        return _Call(model, lane, train, val, arguments.get("epochs", 1), arguments.get("initial_epoch", 0))
-
-    def _fit_memory(self, call: _Call) -> None:
+    def _fit_memory(self, call: Call) -> None:
         """Fewer lanes where the default does not fit; an error where the given number does not."""
         features, classes = call.model.layers[1].kernel.shape
         free, each = workers.free_memory(), lane_bytes(features, classes, call.train.batch_size)
@@ -285,7 +216,7 @@ class LaneTuner(keras_tuner.Tuner):
                 f"give at most {max(1, int(free / 2 / each))}"
             )
 
-    def _run(self, key: str, group: list[tuple[Any, _Call | str]], fit_args: Any, fit_kwargs: Any) -> None:
+    def _run(self, key: str, group: list[tuple[Any, Call | str]], fit_args: Any, fit_kwargs: Any) -> None:
         """Train the trials of one group, or read what they gave, and report each."""
         trials, calls = [trial for trial, _ in group], [call for _, call in group]
         file = Path(self.project_dir, "lanes", f"{trials[0].trial_id}.json")
@@ -321,14 +252,14 @@ class LaneTuner(keras_tuner.Tuner):
         for trial in trials:
             self.on_trial_end(trial)
 
-    def _check_objective(self, call: _Call) -> None:
+    def _check_objective(self, call: Call) -> None:
         known = ["loss", "accuracy", *(["val_loss", "val_accuracy"] if call.val is not None else [])]
         objective = self.oracle.objective
         for name in getattr(objective, "name_to_direction", [objective.name]):
             if name not in known:
                 raise InputError(f"the objective {name!r} is not reported; there are {', '.join(known)}")
 
-    def _train(self, trials: list[Any], calls: list[_Call]) -> dict[str, list[History] | str]:
+    def _train(self, trials: list[Any], calls: list[Call]) -> dict[str, list[History] | str]:
         """Train a group of lanes: for each trial its histories, one an execution, or why it failed."""
         objective = self.oracle.objective
         worst = -math.inf if objective.direction == "max" else math.inf
@@ -366,7 +297,7 @@ class LaneTuner(keras_tuner.Tuner):
                 self._keep(trial, call.model, best_weights)
         return results
 
-    def _again(self, trial: Any, call: _Call) -> _Call:
+    def _again(self, trial: Any, call: Call) -> Call:
         model = self._build_hypermodel(trial.hyperparameters)
         if not model.built:
             model.build((None, *call.train.spec.shape))
@@ -385,14 +316,6 @@ class LaneTuner(keras_tuner.Tuner):
         finally:
             aside.unlink(missing_ok=True)
         write_text(Path(self._get_build_config_fname(trial.trial_id)), json.dumps(model.get_build_config()))
-
-
-def _for_trial(trial: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of fit, with the epochs that Hyperband gives to a trial."""
-    values = trial.hyperparameters.values
-    if "tuner/epochs" not in values:
-        return kwargs
-    return {**kwargs, "epochs": values["tuner/epochs"], "initial_epoch": values["tuner/initial_epoch"]}
 
 
 def _as_history(result: Any) -> Any:

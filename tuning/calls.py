@@ -1,0 +1,105 @@
+"""What each trial asks of ``model.fit``, found out without training."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import keras_tuner
+
+from tfsoftmax.data import Rows
+from tuning.lanes import Lane, lane_of
+
+_FIT = inspect.signature(keras.Model.fit)
+# arguments of fit that lanes know; all others must have their defaults
+_KNOWN = {"self", "x", "epochs", "initial_epoch", "validation_data", "verbose", "shuffle"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """The one ``model.fit`` of a trial, as its hypermodel asked for it."""
+
+    model: keras.Model
+    lane: Lane
+    train: Rows
+    val: Rows | None
+    epochs: int
+    initial_epoch: int
+
+    def key(self, executions: int) -> dict[str, Any]:
+        """What trials must have in common to be lanes of one fit; the same on another day."""
+
+        def facts(rows: Rows | None) -> Any:
+            if rows is None:
+                return None
+            spec = hashlib.sha256(rows.spec.to_json().encode()).hexdigest()
+            return [len(rows), rows.batch_size, rows.seed, spec, zlib.crc32(rows.y.tobytes())]
+
+        return {
+            "train": facts(self.train),
+            "val": facts(self.val),
+            "epochs": [self.initial_epoch, self.epochs],
+            "executions": executions,
+        }
+
+
+def call_of(
+    trial: Any,
+    hypermodel: keras_tuner.HyperModel,
+    build: Callable[[keras_tuner.HyperParameters], keras.Model],
+    fit_args: Any,
+    fit_kwargs: Any,
+) -> Call | str:
+    """What the hypermodel would call ``model.fit`` with, or why the trial cannot be a lane.
+
+    Args:
+        trial: the trial.
+        hypermodel: its ``fit`` is called, with a model whose ``fit`` only takes notes.
+        build: makes the model.
+        fit_args: what ``search`` was called with.
+        fit_kwargs: the same, by name.
+    """
+    history, calls = keras.callbacks.History(), []
+
+    def fit(*args: Any, **kwargs: Any) -> keras.callbacks.History:
+        calls.append(_FIT.bind(model, *args, **kwargs).arguments)
+        return history
+
+    try:
+        model = build(trial.hyperparameters)
+        model.fit = fit
+        returned = hypermodel.fit(
+            trial.hyperparameters, model, *fit_args, **for_trial(trial, fit_kwargs)
+        )  # fmt: skip
+    except Exception as error:  # whatever it is, it comes again when the trial is run by itself, and is kept there
+        return f"{type(error).__name__}: {error}"
+    if returned is not history or len(calls) != 1:
+        return "the hypermodel's fit does more than to return model.fit(…)"
+    arguments = {name: value for name, value in calls[0].items() if value is not _FIT.parameters[name].default}
+    if not arguments.get("callbacks"):
+        arguments.pop("callbacks", None)
+    if unknown := [name for name in arguments if name not in _KNOWN]:
+        return f"fit is called with {', '.join(unknown)}"
+    train = getattr(arguments.get("x"), "rows", None)
+    val = getattr(arguments.get("validation_data"), "rows", None)
+    if train is None or (val is None and arguments.get("validation_data") is not None):
+        return "the rows are not in memory: give data.train and data.val"
+    lane = lane_of(model)
+    if isinstance(lane, str):
+        return lane
+    if not model.built:
+        model.build((None, *train.spec.shape))
+    return Call(model, lane, train, val, arguments.get("epochs", 1), arguments.get("initial_epoch", 0))
+
+
+def for_trial(trial: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of fit, with the epochs that Hyperband gives to a trial."""
+    values = trial.hyperparameters.values
+    if "tuner/epochs" not in values:
+        return kwargs
+    return {**kwargs, "epochs": values["tuner/epochs"], "initial_epoch": values["tuner/initial_epoch"]}
