@@ -21,7 +21,7 @@ log = logging.getLogger("tfsoftmax.serving")
 Identity = tuple[tuple[str, int, int], ...]
 
 
-def OUTPUTS(classes: int) -> list[tuple[str, str, tuple[int, ...]]]:
+def outputs_of(classes: int) -> list[tuple[str, str, tuple[int, ...]]]:
     """Name, dtype and shape of each output of a model with so many classes."""
     return [
         ("logits", "float32", (-1, classes)),

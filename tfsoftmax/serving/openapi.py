@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 import tfsoftmax
-from tfsoftmax.serving.models import OUTPUTS, Version
+from tfsoftmax.serving.models import Version, outputs_of
 from tfsoftmax.serving.settings import Settings
 from tfsoftmax.serving.tensors import LARGEST
 
@@ -75,7 +75,7 @@ def _model(version: Version, keyed: bool) -> dict[str, Any]:
     instance = {"anyOf": [row, *b64, _object({name: value})]}
     rows = _object({"instances": _list(instance, 1, version.max_rows)}, signature)
     columns = _object({"inputs": {"anyOf": [column, _object({name: column})]}}, signature)
-    predicted = {key: _tensor(dtype, shape[1:]) for key, dtype, shape in OUTPUTS(size)}
+    predicted = {key: _tensor(dtype, shape[1:]) for key, dtype, shape in outputs_of(size)}
     prediction = {
         "anyOf": [
             _object({"predictions": _list(_object(predicted))}),
@@ -175,7 +175,7 @@ def _infer(version: Version, element: Schema, keyed: bool) -> Schema:
         },
         parameters(binary_data_size={"const": None}),
     )
-    named = {"name": {"enum": [name for name, _, _ in OUTPUTS(0)]}}
+    named = {"name": {"enum": [name for name, _, _ in outputs_of(0)]}}
     wanted = _object(named, parameters(binary_data=_TRUTH, classification={"const": None}))
     more = {"id": _TEXT, "outputs": _list(wanted, 0, 4), **parameters(binary_data_output=_TRUTH)}
     request = _object({"inputs": _list(tensor, 1, 1)}, more)

@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 import tfsoftmax
 from tfsoftmax.errors import InputError
 from tfsoftmax.serving import tensors
-from tfsoftmax.serving.models import OUTPUTS, Version
+from tfsoftmax.serving.models import Version, outputs_of
 
 _TYPES = {"uint8": "UINT8", "float32": "FP32", "int64": "INT64", "object": "BYTES"}
 _Parameters = dict[str, bool | int | float | str | None]
@@ -55,7 +55,7 @@ def metadata(version: Version) -> bytes:
     given = {"name": spec.input_name, "datatype": _TYPES[spec.dtype], "shape": [-1, *spec.shape]}
     answered = [
         {"name": name, "datatype": _TYPES[dtype], "shape": list(shape)}
-        for name, dtype, shape in OUTPUTS(len(spec.classes))
+        for name, dtype, shape in outputs_of(len(spec.classes))
     ]
     return msgspec.json.encode(
         {
@@ -155,7 +155,7 @@ def _raw(request: _Request, tail: bytes, version: Version) -> np.ndarray:
 def _wanted(request: _Request, version: Version) -> dict[str, bool]:
     """Output name -> whether in binary, in the order of the request."""
     everywhere = _flag(request.parameters, "binary_data_output", False)
-    known = [name for name, _, _ in OUTPUTS(len(version.spec.classes))]
+    known = [name for name, _, _ in outputs_of(len(version.spec.classes))]
     if not request.outputs:
         return dict.fromkeys(known, everywhere)
     wanted: dict[str, bool] = {}

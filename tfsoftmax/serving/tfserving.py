@@ -10,7 +10,7 @@ from msgspec import UNSET, Struct
 
 from tfsoftmax.errors import InputError
 from tfsoftmax.serving import tensors
-from tfsoftmax.serving.models import OUTPUTS, Version
+from tfsoftmax.serving.models import Version, outputs_of
 
 _TYPES = {"uint8": "DT_UINT8", "float32": "DT_FLOAT", "int64": "DT_INT64", "object": "DT_STRING"}
 
@@ -126,7 +126,7 @@ def metadata(version: Version) -> bytes:
 
     spec, classes = version.spec, len(version.spec.classes)
     given = {spec.input_name: info("serving_default", spec.input_name, spec.dtype, (-1, *spec.shape))}
-    answered = {name: info("serving_default", name, dtype, shape) for name, dtype, shape in OUTPUTS(classes)}
+    answered = {name: info("serving_default", name, dtype, shape) for name, dtype, shape in outputs_of(classes)}
     signatures = {
         "serving_default": {
             "inputs": given,
