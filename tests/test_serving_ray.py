@@ -1,5 +1,6 @@
 """The app on Ray Serve: two replicas, one of which is killed under load."""
 
+import contextlib
 import json
 import os
 import signal
@@ -71,7 +72,12 @@ class Remote(serve.Server):
 
 
 def replicas(process):
-    return [p for p in psutil.Process(process.pid).children(recursive=True) if "ServeReplica" in " ".join(p.cmdline())]
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended while we looked, or is a zombie
+            if "ServeReplica" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 @pytest.mark.slow
@@ -118,5 +124,5 @@ def test_two_replicas_and_one_is_killed_under_load(cluster, predictor):
     failed = [(when - killed, status) for when, status in statuses if status != 200]
     print(len(statuses), "requests;", len(failed), "failed:", failed)
     assert len(failed) <= len(clients), "no more than what the dead replica had in hand"
-    assert all(when > killed - 0.1 for when, _ in ((killed + after, 0) for after, _ in failed))
+    assert all(after > -0.1 for after, _ in failed)
     assert sum(when > killed + 1 for when, _ in statuses) > 20, "the other one goes on meanwhile"
