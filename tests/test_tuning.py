@@ -5,9 +5,11 @@ import csv
 import io
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import keras
 import keras_tuner
@@ -232,6 +234,14 @@ def test_a_killed_search_ends_as_an_undisturbed_one(data, tmp_path, monkeypatch)
     trained[:] = []
     assert search(tmp_path / "killed") == expected
     assert not trained, "what has ended is read"
+
+
+def test_a_full_disk(data, tmp_path, monkeypatch):
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+        with pytest.raises(OSError, match="No space left on device"):
+            tuning.search(data, tmp_path / "found", config=CONFIG, trials=2)
+    assert len(tuning.search(data, tmp_path / "found", config=CONFIG, trials=2).trials) == 3
 
 
 def test_search(data, tmp_path):

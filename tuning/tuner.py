@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import errno
 import json
 import logging
 import math
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -309,6 +311,9 @@ class LaneTuner(keras_tuner.Tuner):
         model.optimizer.build(model.trainable_variables)
         path = Path(self._get_checkpoint_fname(trial.trial_id))
         path.parent.mkdir(parents=True, exist_ok=True)
+        # HDF5 does not survive a disk that is full: it ends the process
+        if shutil.disk_usage(path.parent).free < 2**20 + 4 * 4 * model.count_params():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         aside = path.with_name(f".{path.name}")
         try:
             model.save_weights(aside)
