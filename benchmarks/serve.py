@@ -146,10 +146,12 @@ def _server(peer: str, export: Path, form: str, folder: Path) -> Iterator[tuple[
                         why = log.read().decode(errors="replace").strip().splitlines() or [str(error)]
                         raise common.Missing(f"did not start: {why[-1]}") from error
                     time.sleep(0.02)
-            start = {"seconds": time.perf_counter() - begin, "mb": 0.0}
-            yield port, start
-            status = Path(f"/proc/{process.pid}/status").read_text()
-            start["mb"] = int(status.split("VmRSS:")[1].split()[0]) / 1024
+            start = {"seconds": time.perf_counter() - begin}
+            try:
+                yield port, start
+            finally:  # also where a form of requests is not answered
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                start["mb"] = int(status.split("VmRSS:")[1].split()[0]) / 1024
         finally:
             process.terminate()
             try:
