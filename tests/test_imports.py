@@ -54,6 +54,7 @@ def test_public_names():
         "InputError",
         "ModelSpec",
         "Predictor",
+        "Resume",
         "Rows",
         "Run",
         "RunConfig",

@@ -16,6 +16,7 @@ _PUBLIC = {
     "ModelSpec": "spec",
     "RunConfig": "spec",
     "SoftmaxRegression": "model",
+    "Resume": "resume",
     "Run": "training",
     "train": "training",
     "export": "export",

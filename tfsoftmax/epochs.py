@@ -24,6 +24,7 @@ from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 from tfsoftmax.compilable import misfit, needs_batches, prepare
 from tfsoftmax.data import preprocess, untuned
 from tfsoftmax.errors import InputError
+from tfsoftmax.resume import Resume
 from tfsoftmax.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class _Epochs:
         rows = None if call.get("steps_per_epoch") else getattr(x, "rows", None)
         held_out = call.get("validation_data")
         held_out_rows = None if call.get("validation_steps") else getattr(held_out, "rows", None)
+        self._resume(call, rows)
         if not self._check(rows, held_out_rows):
             return self.keras_fit(**call)
         for name in ("x", "validation_data"):
@@ -145,6 +147,22 @@ class _Epochs:
             return functions.rows(rows, order, begin, end, self.class_weight if kind == "train" else None)
 
         setattr(model, name, function)
+
+    def _resume(self, call: dict[str, Any], rows: Rows | None) -> None:
+        """Begin where the Resume among the callbacks says, which comes first from now on."""
+        callbacks = keras.tree.flatten(call.get("callbacks") or [])
+        for resume in [callback for callback in callbacks if isinstance(callback, Resume)]:
+            others = [callback for callback in callbacks if callback is not resume]
+            x, model = call.get("x"), self.model
+            x = x.element_spec[0] if isinstance(x, tf.data.Dataset) and isinstance(x.element_spec, tuple) else x
+            if not model.built and hasattr(x, "shape"):  # what is not there cannot be brought back
+                model.build((None, *x.shape[1:]))
+            if model.built and not model.optimizer.built:
+                model.optimizer.build(model.trainable_variables)
+            resume.set_model(model)
+            first, epochs = call.get("initial_epoch", 0), call.get("epochs", 1)
+            call["initial_epoch"] = resume.begin(others, rows, first, epochs)
+            call["callbacks"] = [resume, *others]
 
     def _advance(self, kind: str) -> tuple[int, int]:
         """The batches of the epoch that this call runs: ``steps_per_execution``, or what is left of the steps."""

@@ -36,12 +36,19 @@ def fraction(name: str, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` beside ``path``, force it to disk, rename it into place: readers see the old or the new file."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes, before: Path | None = None) -> None:
+    """As :func:`write_text`; with ``before``, the file that was in ``path`` is kept there."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(aside, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with open(aside, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if before is not None and path.exists():
+            os.replace(path, before)
         os.replace(aside, path)
     except OSError:
         aside.unlink(missing_ok=True)

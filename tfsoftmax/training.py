@@ -11,9 +11,11 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,12 @@ from tfsoftmax.data import Data, load
 from tfsoftmax.errors import InputError, TrainingError
 from tfsoftmax.evaluation import evaluate
 from tfsoftmax.model import SoftmaxRegression
-from tfsoftmax.spec import ModelSpec, RunConfig, one_of, read_json, write_text
+from tfsoftmax.resume import Resume, before
+from tfsoftmax.spec import ModelSpec, RunConfig, one_of, read_json, write_bytes, write_text
 
 # name -> function of the number of all steps that gives SoftmaxRegression's decay_steps
 SCHEDULES = {"constant": lambda steps: None, "cosine": lambda steps: steps}
+STATE = "state"  # in the run folder until training has finished
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +106,9 @@ def train(
 ) -> Run:
     """Train softmax regression and write the run folder ``out``.
 
+    An unfinished run with the same settings in ``out`` goes on after its last whole epoch, and ends with the bytes
+    that it would have had undisturbed (but for ``seconds`` and event files).
+
     Args:
         data: must have the settings that ``config`` says (``load(config.data, …)`` with those gives it).
         config: every setting of the run.
@@ -111,7 +118,7 @@ def train(
 
     Raises:
         InputError: ``out`` is taken or cannot be written, a setting does not fit the data. Nothing is written.
-        TrainingError: the loss is no longer a number. The folder is removed.
+        TrainingError: the loss is no longer a number: then the folder is removed. The state cannot be written.
     """
     settings = data_settings(config)
     if config.val is None:
@@ -123,33 +130,31 @@ def train(
     model = build(config, data)
     with _claimed(Path(out), config, overwrite) as folder:
         write_text(folder / "spec.json", data.spec.to_json())
-        callbacks: list[keras.callbacks.Callback] = [_Log(folder / "history.csv", config, progress)]
+        log, resume = _Log(folder / "history.csv", config, progress), Resume(folder / STATE)
+        callbacks: list[keras.callbacks.Callback] = [log, resume]
         if config.patience is not None:
             callbacks.append(
                 keras.callbacks.EarlyStopping("val_loss", patience=config.patience, restore_best_weights=True)
             )
         if config.tensorboard:
             callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False))
-        begin = time.perf_counter()
         try:
             model.fit(data.train, validation_data=data.val, epochs=config.epochs, callbacks=callbacks, verbose=0)
         except TrainingError:
-            shutil.rmtree(folder)
+            if log.diverged:
+                shutil.rmtree(folder)
             raise
-        seconds = time.perf_counter() - begin
-        aside = folder / ".model.keras"
-        try:
-            model.save(aside)
-            os.replace(aside, folder / "model.keras")
-        finally:
-            aside.unlink(missing_ok=True)
+        _save(model, folder / "model.keras")
         metrics = {
             "val": None if data.val is None else _evaluate(model, data.val, data),
             "test": _evaluate(model, data.test, data),
             "epochs": len(model.history.epoch),
-            "seconds": seconds,
+            "seconds": log.seconds,
         }
         write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+        # the last thing: a kill before it leaves a run that the same command finishes
+        before(folder / STATE).unlink(missing_ok=True)
+        (folder / STATE).unlink(missing_ok=True)
         return Run(folder)
 
 
@@ -176,12 +181,34 @@ def _evaluate(model: keras.Model, dataset: Any, data: Data) -> dict[str, Any]:
     return evaluate(model.predict(dataset, verbose=0), dataset.rows.y, data.classes)
 
 
+def _save(model: keras.Model, path: Path) -> None:
+    """Save ``model`` beside ``path`` and rename it, with the same bytes for the same model.
+
+    Keras notes the time, and names shared objects by their places in memory: here by 1, 2, 3, ….
+    """
+    aside, content, numbers = path.with_name(f".{path.name}"), io.BytesIO(), {}
+    try:
+        model.save(aside)
+        with zipfile.ZipFile(aside) as made, zipfile.ZipFile(content, "w") as archive:
+            for name in made.namelist():
+                entry = made.read(name)
+                if name == "metadata.json":
+                    entry = json.dumps({**json.loads(entry), "date_saved": None}).encode()
+                elif name == "config.json":
+                    entry = re.sub(
+                        rb'(?<="shared_object_id": )\d+',
+                        lambda m: b"%d" % numbers.setdefault(m[0], len(numbers) + 1),
+                        entry,
+                    )
+                archive.writestr(zipfile.ZipInfo(name), entry)
+        write_bytes(path, content.getvalue())
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def _claimed(folder: Path, config: RunConfig, overwrite: bool) -> Iterator[Path]:
-    """Make ``folder`` and ``config.json`` or say why not; no other process gets it in the meantime.
-
-    An unfinished run with the same settings starts anew.
-    """
+    """Make ``folder`` and ``config.json`` or say why not; no other process gets it in the meantime."""
     with locked(folder):
         _make(folder, config, overwrite)
         yield folder
@@ -190,36 +217,43 @@ def _claimed(folder: Path, config: RunConfig, overwrite: bool) -> Iterator[Path]
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep other processes out of ``folder``, by a lock file beside it; makes the folders above."""
+    path = folder.with_name(f".{folder.name}.lock")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(folder.with_name(f".{folder.name}.lock"), "w")  # noqa: SIM115 (closed below)
+        lock = open(path, "w")  # noqa: SIM115 (closed below)
     except OSError as error:
         raise InputError(f"cannot write the folder {str(folder)!r}: {error.strerror}") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                raise BlockingIOError  # another process has just ended and removed this file
         except BlockingIOError as error:
             raise InputError(f"another process is training in {str(folder)!r}; choose another --out") from error
         try:
             yield
         finally:
-            Path(lock.name).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
 def _make(folder: Path, config: RunConfig, overwrite: bool) -> None:
+    """Make the folder, or keep it if it holds an unfinished run with the same settings."""
     try:
         if folder.exists():
             ours = (folder / "config.json").is_file()
+            for left in folder.glob(".*.tmp" if ours else ".config.json.*.tmp"):  # of a killed process
+                left.unlink()
             if not ours and (not folder.is_dir() or any(folder.iterdir())):
                 raise InputError(f"{str(folder)!r} exists and is not a run folder; choose another --out")
             if ours and not overwrite:
-                if (folder / "metrics.json").is_file():
+                if (folder / "metrics.json").is_file() and not (folder / STATE).exists():
                     raise InputError(f"run folder {str(folder)!r} exists; choose another --out, or give --overwrite")
-                if RunConfig.load(folder / "config.json", "run configuration") != config:
-                    raise InputError(
-                        f"run folder {str(folder)!r} holds an unfinished run with other settings; "
-                        "choose another --out, or give --overwrite"
-                    )
+                if RunConfig.load(folder / "config.json", "run configuration") == config:
+                    return
+                raise InputError(
+                    f"run folder {str(folder)!r} holds an unfinished run with other settings; "
+                    "choose another --out, or give --overwrite"
+                )
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
         write_text(folder / "config.json", config.to_json())
@@ -230,10 +264,14 @@ def _make(folder: Path, config: RunConfig, overwrite: bool) -> None:
 class _Log(keras.callbacks.Callback):
     """One row an epoch in ``history.csv``, progress on standard error, and a stop when the loss is not a number."""
 
+    resumed = ("rows", "seconds")
+
     def __init__(self, path: Path, config: RunConfig, progress: bool):
         super().__init__()
         self.path, self.config = path, config
         self.rows: list[dict[str, Any]] = []
+        self.seconds = 0.0
+        self.begun = self.diverged = False
         self.bar = None
         self.lines = progress and not sys.stderr.isatty()
         if progress and not self.lines:
@@ -243,19 +281,28 @@ class _Log(keras.callbacks.Callback):
             self.bar = Progress(console=Console(stderr=True))
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        self.begin = time.perf_counter()
         if self.bar:
             self.bar.start()
             self.task = self.bar.add_task("epochs", total=self.config.epochs)
 
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        if epoch and not self.begun and (self.bar or self.lines):
+            print(f"going on after epoch {epoch}", file=sys.stderr, flush=True)
+        self.begun = True
+
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         if not all(math.isfinite(logs[name]) for name in ("loss", "val_loss") if name in logs):
             self.on_train_end()
+            self.diverged = True
             smaller = min(RunConfig.lr, self.config.lr / 10)
             raise TrainingError(
                 f"the loss is {logs['loss']} in epoch {epoch + 1} at learning rate {self.config.lr:g}; "
                 f"take a smaller one, such as --lr {smaller:g}"
             )
         rate = float(np.asarray(self.model.optimizer.learning_rate))
+        now = time.perf_counter()
+        self.seconds, self.begin = self.seconds + now - self.begin, now
         self.rows.append({"epoch": epoch + 1, **logs, "learning_rate": rate})
         text = io.StringIO(newline="")
         table = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
@@ -264,7 +311,7 @@ class _Log(keras.callbacks.Callback):
         write_text(self.path, text.getvalue())
         figures = "  ".join(f"{name} {value:.4f}" for name, value in logs.items())
         if self.bar:
-            self.bar.update(self.task, advance=1, description=figures)
+            self.bar.update(self.task, completed=epoch + 1, description=figures)
         elif self.lines:
             print(f"epoch {epoch + 1}/{self.config.epochs}  {figures}", file=sys.stderr, flush=True)
 

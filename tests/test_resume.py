@@ -1,0 +1,166 @@
+"""A fit that was stopped anywhere and goes on, against one that nobody disturbed: the same bytes."""
+
+import logging
+import os
+
+import keras
+import killed_training
+import numpy as np
+import pytest
+
+import tfsoftmax
+from tfsoftmax import resume
+
+EPOCHS = 6
+
+
+class Stop(Exception):
+    """Instead of a kill: nothing after it runs."""
+
+
+class StopAt(keras.callbacks.Callback):
+    """Stops before or after the other callbacks of an epoch's end, as it stands in the list."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise Stop
+
+
+class Counter(keras.callbacks.Callback):
+    resumed = ("seen", "best")
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.best = [], {"kernel": np.zeros(1)}
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seen.append((epoch, logs["loss"]))
+        self.best = {"kernel": self.model.get_weights()[0]}
+
+
+def fit(source, path=None, stop=None, epochs=EPOCHS, optimizer="adam", patience=2, **other):
+    """Weights, optimizer variables, history and what the callbacks know after a fit in which much happens."""
+    data = tfsoftmax.Data(source, batch_size=32, seed=other.pop("seed", 1))
+    model = tfsoftmax.SoftmaxRegression(3, lr=0.5, optimizer=optimizer)
+    early = keras.callbacks.EarlyStopping("val_loss", 1e6 if patience == 2 else 0, patience, restore_best_weights=True)
+    slower = keras.callbacks.ReduceLROnPlateau("loss", patience=1, min_delta=0.1)
+    counter = Counter()
+    callbacks = [early, slower, counter]
+    if path is not None:
+        callbacks.insert(other.pop("place", 1), tfsoftmax.Resume(path))
+    if stop is not None:
+        callbacks.append(StopAt(stop))
+    history = model.fit(data.train, validation_data=data.val, epochs=epochs, callbacks=callbacks, verbose=0)
+    arrays = [variable.numpy().tobytes() for variable in model.weights + model.optimizer.variables]
+    known = [early.best, early.wait, early.best_epoch, early.stopped_epoch, slower.best, slower.wait]
+    seen = [tuple(pair) for pair in counter.seen], counter.best["kernel"].tobytes()
+    return arrays, history.epoch, history.history, known, seen
+
+
+@pytest.mark.parametrize(("place", "patience"), [(0, 2), (3, 20)])
+def test_goes_on_with_the_same_bytes(source, tmp_path, place, patience):
+    expected = fit(source, patience=patience)
+    assert (len(expected[1]) < EPOCHS) == (patience == 2)
+    path = tmp_path / "state"
+    for stop in sorted((0, 1, 1, len(expected[1]) - 1)):  # 0: before anything was kept; twice 1: nothing new was kept
+        with pytest.raises(Stop):
+            fit(source, path, stop, place=place, patience=patience)
+    assert sorted(os.listdir(tmp_path)) == ["state", "state.before"]
+    assert fit(source, path, place=place, patience=patience) == expected
+    assert fit(source, path, stop=0, place=place, patience=patience) == expected, "at its end it trains nothing"
+
+
+def test_more_epochs_go_on(source, tmp_path):
+    path = tmp_path / "state"
+    fit(source, path, epochs=2, patience=20)
+    assert fit(source, path, patience=20) == fit(source, patience=20), "the best weights were restored after 2 epochs"
+
+
+def test_a_torn_state(source, tmp_path, caplog):
+    path = tmp_path / "state"
+    expected = fit(source, patience=20)
+    with pytest.raises(Stop):
+        fit(source, path, stop=3, patience=20)
+    whole = path.read_bytes()
+    for torn in (
+        b"",
+        whole[:1000],
+        whole[:-1],
+        whole[:-1] + bytes([whole[-1] ^ 1]),
+        whole.replace(b"state", b"slate", 1),
+    ):
+        path.write_bytes(torn)
+        caplog.clear()
+        assert resume.read(path)["epoch"] == 2
+        assert [record.getMessage() for record in caplog.records] == [
+            f"the state {path} is damaged: going on from the one before, {path}.before"
+        ]
+    assert fit(source, path, patience=20) == expected
+    path.write_bytes(b"torn")
+    resume.before(path).write_bytes(whole[:77])
+    with pytest.raises(tfsoftmax.InputError, match=r"state' and '.*before' is damaged; delete it to begin anew"):
+        fit(source, path)
+
+
+def test_a_state_of_something_else_is_refused(source, tmp_path):
+    path = tmp_path / "state"
+    fit(source, path, epochs=1)
+    content = path.read_bytes()
+    with pytest.raises(tfsoftmax.InputError, match="its optimizer is Adam, not SGD; delete it to begin anew"):
+        fit(source, path, optimizer="sgd")
+    with pytest.raises(tfsoftmax.InputError, match="its data is "):
+        fit(source, path, seed=2)
+    data = tfsoftmax.Data(source, batch_size=32, seed=1)
+    with pytest.raises(tfsoftmax.InputError, match="its callbacks is "):
+        tfsoftmax.SoftmaxRegression(3, optimizer="adam").fit(data.train, callbacks=tfsoftmax.Resume(path), verbose=0)
+    other = tmp_path / "other"
+    tfsoftmax.SoftmaxRegression(3).fit(data.train, callbacks=[tfsoftmax.Resume(other)], verbose=0)
+    with pytest.raises(tfsoftmax.InputError, match=r"its variables are \[\(30, 3\), \(3,\)"):
+        tfsoftmax.SoftmaxRegression(4).fit(data.train, callbacks=[tfsoftmax.Resume(other)], verbose=0)
+    assert path.read_bytes() == content
+    stranger = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(3)])
+    stranger.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with pytest.raises(tfsoftmax.InputError, match=r"Resume works in the fit of a tfsoftmax model"):
+        stranger.fit(data.train, callbacks=[tfsoftmax.Resume(path)], shuffle=False, verbose=0)
+
+
+def test_a_state_that_cannot_be_written(source, tmp_path):
+    with pytest.raises(tfsoftmax.TrainingError, match="after epoch 1: No such file or directory; mend that"):
+        fit(source, tmp_path / "nowhere" / "state", epochs=2)
+
+
+def test_data_sets_made_of_the_rows(source, tmp_path, caplog):
+    def made(path=None, stop=None):
+        data = tfsoftmax.Data(source, batch_size=32)
+        model = tfsoftmax.SoftmaxRegression(3, momentum=0.9)
+        callbacks = [] if path is None else [tfsoftmax.Resume(path, rows=data.train.rows)]
+        if stop is not None:
+            callbacks.append(StopAt(stop))
+        with caplog.at_level(logging.INFO, "tfsoftmax"):
+            model.fit(data.train.map(lambda x, y: (-x, y)), epochs=4, callbacks=callbacks, verbose=0)
+        return [array.tobytes() for array in model.get_weights()]
+
+    with pytest.raises(Stop):
+        made(tmp_path / "state", stop=2)
+    assert made(tmp_path / "state") == made()
+    assert "going on after epoch 2" in caplog.text
+
+
+def test_a_run_that_is_killed(source, idx_folder, tmp_path):
+    command = ["train", "--data", f"idx:{idx_folder}", "--epochs", 3, "--batch-size", 32, "--optimizer", "adam"]
+    command += ["--schedule", "cosine", "--patience", 4]
+    log = tmp_path / "log"
+    with killed_training.Trainer(*command, log=log) as trainer:
+        assert trainer.run(tmp_path / "whole")
+        expected = killed_training.content(tmp_path / "whole")
+        # in the middle of the state of epoch 2; in the middle of history.csv
+        for death in ({"fsync": 6}, {"fsync": 2}):
+            assert not trainer.run(tmp_path / "killed", **death)
+        assert trainer.run(tmp_path / "killed")
+    assert killed_training.content(tmp_path / "killed") == expected
+    assert log.read_text().count("going on after epoch 1\n") == 2
+    assert sorted(os.listdir(tmp_path)) == ["killed", "log", "tiny", "whole"]

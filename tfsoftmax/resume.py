@@ -1,0 +1,231 @@
+"""Resume: a Keras callback that keeps the state of a fit in one file, and goes on from it with the same bytes.
+
+The file is one line, ``tfsoftmax state 1 SHA-256``, then an ``.npz`` archive (without pickles) that the hash is of. It
+is written after each epoch: a compiled epoch is the same from process to process, a part of one would not be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+from tfsoftmax.errors import InputError, TrainingError
+from tfsoftmax.spec import write_bytes
+
+if TYPE_CHECKING:
+    from tfsoftmax.data import Rows
+
+_log = logging.getLogger(__name__)
+
+_MAGIC = "tfsoftmax state 1"
+# Keras callback -> its attributes that change while it runs; a class of one's own names them in `resumed`
+_RESUMED = {
+    keras.callbacks.EarlyStopping: ("wait", "stopped_epoch", "best", "best_epoch", "best_weights"),
+    keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
+    keras.callbacks.ModelCheckpoint: ("best",),
+}
+
+
+class Resume(keras.callbacks.Callback):
+    """Keeps the state of a ``fit`` in a file; the same program started again goes on after the last whole epoch.
+
+    It ends with the bytes of a run that was never disturbed: weights, optimizer variables (with them the position on
+    a learning-rate schedule), the order of the rows, the history, and what the other callbacks know:
+    ``EarlyStopping``, ``ReduceLROnPlateau``, ``ModelCheckpoint``, and each callback that names its attributes in a
+    class attribute ``resumed`` (numbers, texts, arrays, and lists and dictionaries of them). A fit that has come to
+    its end trains nothing more; with more ``epochs`` it goes on.
+
+    It works in the ``fit`` of ``SoftmaxRegression`` and of models given to :func:`tfsoftmax.epochs.accelerate`.
+
+    Args:
+        path: the file. It is written aside, forced to disk and renamed; the one before stays as ``PATH.before``.
+        rows: whose order is part of the state. ``None``: those of ``data.train`` where ``fit`` is given that. For a
+            data set made of ``data.train``, give ``data.train.rows``; any other one must itself give the rows of
+            epoch ``e`` in the same order in each process.
+
+    Raises:
+        InputError: in ``fit``: the state is of another model, optimizer, data or other callbacks, or it is damaged and
+            so is the one before.
+        TrainingError: in ``fit``: the file cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], rows: Rows | None = None):
+        super().__init__()
+        self.path, self.rows = Path(path), rows
+        self.epoch = 0
+        self._state: dict[str, Any] | None = None
+        self._others: list[keras.callbacks.Callback] | None = None
+
+    def begin(self, others: Sequence[keras.callbacks.Callback], rows: Rows | None, first: int, epochs: int) -> int:
+        """Called by ``fit`` before it begins: open the state; gives the epoch to begin with, counted from 0."""
+        self.rows = self.rows or rows
+        self._others = list(others)
+        self._state = read(self.path)
+        self.epoch = first
+        if self._state is None:
+            return first
+        for name, now in self._signature().items():
+            if self._state[name] != now:
+                raise InputError(
+                    f"the state {str(self.path)!r} is of another fit: its {name} is {self._state[name]}, not {now}; "
+                    "delete it to begin anew"
+                )
+        if self.rows is not None:
+            self.rows.epoch.assign(self._state["order"])
+        self.epoch = self._state["epoch"]
+        _log.info("going on after epoch %d, from %s", self.epoch, self.path)
+        return epochs if self._state["stopped"] else self.epoch
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Bring back the variables."""
+        if self._others is None:
+            raise InputError(
+                "Resume works in the fit of a tfsoftmax model; tfsoftmax.epochs.accelerate(model) makes another one so"
+            )
+        if self._state is None:
+            return
+        variables, kept = self._variables(), self._state["variables"]
+        shapes = [variable.shape for variable in variables]
+        if shapes != [array.shape for array in kept]:
+            raise InputError(
+                f"the state {str(self.path)!r} is of another model: its variables are "
+                f"{[array.shape for array in kept]}, not {shapes}; delete it to begin anew"
+            )
+        for variable, array in zip(variables, kept, strict=True):
+            variable.assign(array)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """After all callbacks have ended the epoch before: keep the state."""
+        if not self._bring_back() and epoch > self.epoch:
+            self._keep(epoch)
+
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+        """Keep the state of the last epoch, before other callbacks choose weights."""
+        if not self._bring_back() and self.model.history.epoch:
+            self._keep(self.model.history.epoch[-1] + 1)
+        self._others = None
+
+    def _bring_back(self) -> bool:
+        """Bring back what callbacks know, once all of them have begun; gives whether there was something."""
+        if self._state is None:
+            return False
+        history = self.model.history
+        history.epoch, history.history = self._state["history"]
+        for callback, (_, values) in zip(self._stateful(), self._state["known"], strict=True):
+            for name, value in values.items():
+                setattr(callback, name, value)
+        self._state = None
+        return True
+
+    def _keep(self, epoch: int) -> None:
+        self.epoch = epoch
+        history = self.model.history
+        state = {
+            **self._signature(),
+            "epoch": epoch,
+            "order": None if self.rows is None else int(self.rows.epoch),
+            "stopped": bool(self.model.stop_training),
+            "variables": [np.asarray(variable) for variable in self._variables()],
+            "history": [history.epoch, history.history],
+            "known": [[type(c).__name__, {name: getattr(c, name) for name in _resumed(c)}] for c in self._stateful()],
+        }
+        try:
+            write(self.path, state)
+        except OSError as error:
+            raise TrainingError(
+                f"cannot write the state {str(self.path)!r} after epoch {epoch}: {error.strerror}; "
+                "mend that, and the same command goes on where the last state was kept"
+            ) from error
+
+    def _signature(self) -> dict[str, Any]:
+        """What must be the same for a fit to go on."""
+        rows = self.rows
+        return {
+            "optimizer": type(self.model.optimizer).__name__,
+            "callbacks": [type(callback).__name__ for callback in self._stateful()],
+            "data": rows and [len(rows), rows.batch_size, rows.seed, _digest(rows.spec.to_json().encode())],
+        }
+
+    def _stateful(self) -> list[keras.callbacks.Callback]:
+        return [callback for callback in self._others or [] if _resumed(callback)]
+
+    def _variables(self) -> list[keras.Variable]:
+        return self.model.variables + self.model.optimizer.variables
+
+
+def write(path: Path, state: dict[str, Any]) -> None:
+    """Write a state: JSON values, and arrays anywhere among them. The file that was there becomes ``PATH.before``."""
+    arrays: dict[str, np.ndarray] = {}
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, np.generic):
+            return value.item()
+        arrays[f"array{len(arrays)}"] = np.asarray(value)
+        return {"array": f"array{len(arrays) - 1}"}
+
+    text = json.dumps(state, default=plain)
+    content = io.BytesIO()
+    np.savez(content, state=np.frombuffer(text.encode(), np.uint8), **arrays)
+    head = f"{_MAGIC} {_digest(content.getvalue())}\n"
+    write_bytes(path, head.encode() + content.getvalue(), before=before(path))
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """The newest whole state: of ``path``, else of the file before, with one line that says so; None: there is none.
+
+    Raises:
+        InputError: there are files and none is whole.
+    """
+    damaged = []
+    for file in (path, before(path)):
+        try:
+            content = file.read_bytes()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise InputError(f"cannot read the state {str(file)!r}: {error.strerror}") from error
+        if (state := content_of(content)) is not None:
+            if damaged:
+                _log.warning("the state %s is damaged: going on from the one before, %s", damaged[0], file)
+            return state
+        damaged.append(str(file))
+    if damaged:
+        raise InputError(f"the state {' and '.join(map(repr, damaged))} is damaged; delete it to begin anew")
+    return None
+
+
+def content_of(file: bytes) -> dict[str, Any] | None:
+    """The state in the bytes of a file; None if they are not as they were written."""
+    head, _, content = file.partition(b"\n")
+    if head != f"{_MAGIC} {_digest(content)}".encode():
+        return None
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return json.loads(
+            arrays["state"].tobytes(),
+            object_hook=lambda value: arrays[value["array"]] if value.keys() == {"array"} else value,
+        )
+
+
+def before(path: Path) -> Path:
+    """Where the state before the one in ``path`` is."""
+    return path.with_name(f"{path.name}.before")
+
+
+def _resumed(callback: keras.callbacks.Callback) -> tuple[str, ...]:
+    for kind, names in _RESUMED.items():
+        if isinstance(callback, kind):
+            return (*names, *getattr(callback, "resumed", ()))
+    return getattr(callback, "resumed", ())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
