@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tfsoftmax
-from tfsoftmax import epochs
+from tfsoftmax import epochs, step
 
 OPTIMIZERS = {
     "sgd": lambda steps: keras.optimizers.SGD(0.3),
@@ -256,8 +256,8 @@ def test_evaluate_equals_keras():
 
 def test_second_fit_compiles_nothing(monkeypatch):
     traced = []
-    product = epochs._product
-    monkeypatch.setattr(epochs, "_product", lambda x, kernel: traced.append(1) or product(x, kernel))
+    product = step.product
+    monkeypatch.setattr(step, "product", lambda x, kernel: traced.append(1) or product(x, kernel))
     data, model = tfsoftmax.Data(made_source(), batch_size=16), tfsoftmax.SoftmaxRegression(3)
     model.fit(data.train, validation_data=data.val, epochs=2, verbose=0)
     first = len(traced)
@@ -322,6 +322,32 @@ def test_ragged_and_other_shapes_go_kerass_way(caplog):
     with pytest.raises((ValueError, TypeError)):
         model.fit(dictionary, verbose=0)
     assert "not (x, y) or (x, y, sample_weight) of dense tensors" in caplog.text
+
+
+def test_bfloat16_rounds_the_factors_alone(caplog):
+    def rounded(array):
+        return array.astype(tf.bfloat16.as_numpy_dtype).astype(np.float64)
+
+    def data():
+        return tfsoftmax.Data(made_source(), batch_size=16, val=40).train
+
+    model, exact = (tfsoftmax.SoftmaxRegression(3, 0.5, precision=name) for name in ("bfloat16", "float32"))
+    kernel, bias = np.zeros((12, 3)), np.zeros(3)
+    for x, y in data():
+        x = rounded(x.numpy().reshape(-1, 12))
+        logits = x @ rounded(kernel) + bias
+        error = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        error[np.arange(len(y)), y] -= 1
+        error /= len(y)
+        kernel -= 0.5 * x.T @ rounded(error)
+        bias -= 0.5 * error.sum(axis=0)
+    model.fit(data(), verbose=0)
+    exact.fit(data(), verbose=0)
+    assert not caplog.records
+    assert {weight.dtype for weight in model.weights} == {"float32"}
+    np.testing.assert_allclose(model.get_weights()[0], kernel, atol=2e-5)
+    np.testing.assert_allclose(model.get_weights()[1], bias, atol=2e-5)
+    assert np.abs(exact.get_weights()[0] - kernel).max() > 2e-4
 
 
 def test_train_on_batch_and_predict_are_keras(source):

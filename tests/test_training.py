@@ -89,6 +89,13 @@ def test_refit_takes_all_training_rows(source, tmp_path):
         run.evaluate("val", data)
 
 
+def test_bfloat16_leaves_a_float32_model(source, tmp_path):
+    (run, _), (exact, _) = (train(source, tmp_path / name, precision=name) for name in ("bfloat16", "float32"))
+    assert run.model.layers[1].compute_dtype == "float32"
+    difference = np.abs(run.model.get_weights()[0] - exact.model.get_weights()[0]).max()
+    assert 1e-5 < difference < 0.02
+
+
 def test_tensorboard_files(source, tmp_path):
     run, _ = train(source, tmp_path / "run", tensorboard=True)
     assert list((run.folder / "tensorboard").rglob("events.out.tfevents.*"))

@@ -65,10 +65,13 @@ def train(
     config: Annotated[Path | None, typer.Option(help="JSON file of settings, as a run folder's config.json.")] = None,
     refit: Annotated[bool | None, typer.Option("--refit", help="Train on the validation rows too.")] = None,
     tensorboard: Annotated[bool | None, typer.Option("--tensorboard", help="Write event files too.")] = None,
+    precision: Annotated[str | None, _setting("precision", "Of the products in training: float32 or bfloat16.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
+    strategy: Annotated[str, typer.Option(help="auto, cpu, gpu, mirrored, multiworker or tpu.")] = "auto",
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for other workers.", min=1)] = 300,
     as_json: Json = False,
 ) -> None:
-    """Train a model and write its run folder."""
+    """Train a model and write its run folder. On an unfinished one the same command goes on."""
     given = {name: value for name, value in locals().items() if name in _DEFAULTS and value is not None}
     if "val" in given and given["val"] != "test":
         try:
@@ -83,8 +86,13 @@ def train(
     with tensorflow():
         from tfsoftmax import data as datasets
         from tfsoftmax import training
-    rows = datasets.load(settings.data, **training.data_settings(settings))
-    run = training.train(rows, settings, out, overwrite=overwrite, progress=True)
+        from tfsoftmax.strategy import opened
+    with console.again(timeout) as left:
+        scope = opened(strategy, left)
+        rows = datasets.load(settings.data, **training.data_settings(settings))
+        run = training.train(rows, settings, out, overwrite=overwrite, progress=True, strategy=scope)
+    if run is None:
+        return  # the chief tells
     if as_json:
         print(json.dumps({"run": str(run.folder), **run.metrics}))
         return

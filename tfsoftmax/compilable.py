@@ -15,7 +15,6 @@ _METRICS = (
     keras.metrics.SparseCategoricalCrossentropy,
     keras.metrics.SparseTopKCategoricalAccuracy,
 )
-_NO_STRATEGY = tf.distribute.get_strategy()  # TensorFlow's default one, a single object
 _BATCH_HOOKS = [f"on_{kind}batch_{when}" for kind in ("", "train_", "test_") for when in ("begin", "end")]
 
 
@@ -29,8 +28,8 @@ def misfit(model: keras.Model) -> str:
         return "its Dense has an activation, an activity regularizer or LoRA"
     if not dense.trainable or not model.trainable:
         return "its Dense is frozen"
-    if model.dtype_policy.compute_dtype != "float32" or dense.dtype_policy.compute_dtype != "float32":
-        return f"it computes in {dense.dtype_policy.compute_dtype}"
+    if dense.compute_dtype not in ("float32", "bfloat16") or dense.variable_dtype != "float32":
+        return f"it computes in {dense.compute_dtype} and has variables of {dense.variable_dtype}"
     for name in ("train_step", "test_step", "compute_loss", "compute_metrics"):
         if getattr(getattr(model, name), "__func__", None) is not getattr(keras.Model, name):
             return f"{name} is not Keras's own"
@@ -47,30 +46,58 @@ def misfit(model: keras.Model) -> str:
         return "its loss is not SparseCategoricalCrossentropy(from_logits=True)"
     if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
         return "its optimizer scales the loss"
-    if model.distribute_strategy is not _NO_STRATEGY:
-        return "it is trained under a tf.distribute strategy"
+    if distributed(model):
+        optimizer = model.optimizer
+        if optimizer.clipnorm or optimizer.clipvalue or optimizer.global_clipnorm:
+            return "its optimizer clips gradients, which Keras does on each replica alone"
+        if optimizer.gradient_accumulation_steps:
+            return "its optimizer accumulates gradients under a tf.distribute strategy"
+        if model.get_compile_config()["weighted_metrics"]:
+            return "it has weighted metrics under a tf.distribute strategy"
     return ""
+
+
+def distributed(model: keras.Model) -> bool:
+    """Whether the model was made in the scope of a tf.distribute strategy."""
+    # by name: the class is not public, and get_strategy() would give the strategy in whose scope this is called
+    return type(model.distribute_strategy).__name__ != "_DefaultDistributionStrategy"
 
 
 def prepare(model: keras.Sequential, shape: Any) -> str:
     """Make all variables for inputs of ``shape``, since a compiled loop cannot make any; gives why that is no use."""
-    if not model.built:
-        model.build((None, *shape))
-    if not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
-    if model.input_shape[1:] != tuple(shape):
-        return f"the model takes {model.input_shape[1:]} and the data has {tuple(shape)}"
-    for compiled in model.metrics:
-        if compiled.name == "compile_metrics":
-            if not compiled.built:
+    with model.distribute_strategy.scope():
+        if not model.built:
+            model.build((None, *shape))
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+        for compiled in model.metrics:
+            if compiled.name == "compile_metrics" and not compiled.built:
                 label, logits = tf.zeros((1,), tf.int32), tf.zeros((1, model.layers[1].units))
                 model.compute_loss(None, label, logits)
                 model.compute_metrics(None, label, logits)
                 model.reset_metrics()
+    if model.input_shape[1:] != tuple(shape):
+        return f"the model takes {model.input_shape[1:]} and the data has {tuple(shape)}"
+    for compiled in model.metrics:
+        if compiled.name == "compile_metrics":
             for metric in compiled.metrics:
                 if type(metric) not in _METRICS:
                     return f"its metric {type(metric).__name__} is not known to compile"
     return ""
+
+
+def stream_misfit(model: keras.Sequential, spec: Any) -> str:
+    """Why batches of this element spec cannot take the compiled way; empty if they can, and then all is prepared."""
+    if isinstance(spec, tuple) and distributed(model):  # of the first replica
+        spec = tuple(tf.nest.flatten(part, expand_composites=True)[0] for part in spec)
+    if not (isinstance(spec, tuple) and 2 <= len(spec) <= 3 and all(isinstance(s, tf.TensorSpec) for s in spec)):
+        return f"batches are not (x, y) or (x, y, sample_weight) of dense tensors: {spec}"
+    x, y = spec[:2]
+    if x.shape.rank is None or x.shape.rank < 2 or None in x.shape[1:] or y.shape.rank not in (1, 2):
+        return f"batches have no static shape: x {x.shape}, y {y.shape}"
+    if not (x.dtype.is_floating or x.dtype.is_integer):
+        return f"inputs are {x.dtype.name}"
+    return prepare(model, x.shape[1:])
 
 
 def needs_batches(callbacks: Any) -> bool:

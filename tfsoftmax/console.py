@@ -6,11 +6,12 @@ import contextlib
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 
 import typer
 
-from tfsoftmax.errors import TfsoftmaxError
+from tfsoftmax.errors import TfsoftmaxError, WorkerLost
 
 
 @contextlib.contextmanager
@@ -44,6 +45,29 @@ def tensorflow() -> Iterator[None]:
         tf.get_logger().setLevel("ERROR")
         absl.logging.set_verbosity(absl.logging.ERROR)
         yield
+
+
+@contextlib.contextmanager
+def again(timeout: float) -> Iterator[float]:
+    """Where the block loses another worker, begin this command again in the same process and wait for its return.
+
+    TensorFlow cannot leave a broken cluster otherwise. Gives the seconds that are left for all workers to come: all
+    of ``timeout``, unless one was lost and is being waited for.
+    """
+    until = float(os.environ.pop("TFSOFTMAX_WAIT_UNTIL", 0)) or time.time() + timeout
+    try:
+        yield max(1.0, until - time.time())
+    except WorkerLost as error:
+        if error.trained:
+            until = time.time() + timeout
+        if time.time() > until:
+            raise
+        print(f"{error}\nwaiting for all workers, at most {until - time.time():.0f} s", file=sys.stderr, flush=True)
+        time.sleep(1)
+        arguments = [sys.executable, *sys.orig_argv[1:]]
+        if error.trained:  # --overwrite has done its work
+            arguments = [argument for argument in arguments if argument != "--overwrite"]
+        os.execve(sys.executable, arguments, {**os.environ, "TFSOFTMAX_WAIT_UNTIL": str(until)})
 
 
 def run(app: typer.Typer) -> None:

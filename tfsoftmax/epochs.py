@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
-from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
-from tfsoftmax.compilable import misfit, needs_batches, prepare
+from tfsoftmax.compilable import distributed, misfit, needs_batches, prepare, stream_misfit
 from tfsoftmax.data import preprocess, untuned
 from tfsoftmax.errors import InputError
+from tfsoftmax.replicated import ReplicatedFunctions
 from tfsoftmax.resume import Resume
 from tfsoftmax.spec import ModelSpec
+from tfsoftmax.step import labels_checked, linear, wrong_label
 
 if TYPE_CHECKING:
     from tfsoftmax.data import Rows
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _GROUP = 2  # batches of a stream that go into one call of the compiled step
-_WRONG_LABEL = "tfsoftmax: label outside the classes"
 
 
 def accelerate(model: keras.Sequential) -> keras.Sequential:
@@ -46,20 +46,8 @@ def accelerate(model: keras.Sequential) -> keras.Sequential:
     model.fit, model.evaluate = epochs.fit, epochs.evaluate
     model.make_train_function = functools.partial(epochs.make_function, "train")
     model.make_test_function = functools.partial(epochs.make_function, "test")
+    model._maybe_symbolic_build = functools.partial(epochs.build, model._maybe_symbolic_build)
     return model
-
-
-@tf.custom_gradient
-def _product(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[None, tf.Tensor]]]:
-    """``x @ kernel`` for x ``(batch, F)``, whose gradient is computed as ``(C, F)`` and turned afterwards."""
-
-    def gradient(upstream: tf.Tensor) -> tuple[None, tf.Tensor]:
-        transposed = tf.matmul(upstream, x, transpose_a=True)
-        # without the barrier XLA would fold the transpose into the product and be slow again
-        (transposed,) = gen_xla_ops.xla_optimization_barrier(input=[transposed])
-        return None, tf.transpose(transposed)
-
-    return tf.matmul(x, kernel), gradient
 
 
 class _Epochs:
@@ -81,24 +69,25 @@ class _Epochs:
         """As ``keras.Model.fit``: the same arguments, results, callbacks and errors, in compiled epochs."""
         call = inspect.signature(self.keras_fit).bind(*args, **kwargs).arguments
         x = call.get("x")
-        if isinstance(x, tf.data.Dataset):
+        if isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)):
             call["shuffle"] = False  # it means nothing here, and Keras would warn so
         rows = None if call.get("steps_per_epoch") else getattr(x, "rows", None)
         held_out = call.get("validation_data")
         held_out_rows = None if call.get("validation_steps") else getattr(held_out, "rows", None)
         self._resume(call, rows)
-        if not self._check(rows, held_out_rows):
+        if not self._check(rows, held_out_rows, stream=x):
             return self.keras_fit(**call)
         for name in ("x", "validation_data"):
             if isinstance(call.get(name), tf.data.Dataset):
                 call[name] = untuned(call[name])
         class_weight = None
         if rows is not None:
-            call["x"], call["steps_per_epoch"] = _orders(rows), rows.steps
+            call["x"] = _nothing(self.model) if distributed(self.model) else _orders(rows)
+            call["steps_per_epoch"] = rows.steps
             if call.get("class_weight") is not None:
                 class_weight = self._class_weight(call.pop("class_weight"))
         if held_out_rows is not None:
-            call["validation_data"], call["validation_steps"] = _nothing(), held_out_rows.steps
+            call["validation_data"], call["validation_steps"] = _nothing(self.model), held_out_rows.steps
         steps = {"train": call.get("steps_per_epoch") or _cardinality(x)}
         steps["test"] = call.get("validation_steps") or _cardinality(held_out)
         with self._running({"train": rows, "test": held_out_rows}, class_weight, steps, call.get("callbacks")):
@@ -111,12 +100,12 @@ class _Epochs:
         if "_use_cached_eval_dataset" in call:  # called by fit, which has set all up
             return self.keras_evaluate(**call)
         rows = None if call.get("steps") else getattr(call.get("x"), "rows", None)
-        if not self._check(rows):
+        if not self._check(rows, stream=call.get("x")):
             return self.keras_evaluate(**call)
         if isinstance(call.get("x"), tf.data.Dataset):
             call["x"] = untuned(call["x"])
         if rows is not None:
-            call["x"], call["steps"] = _nothing(), rows.steps
+            call["x"], call["steps"] = _nothing(self.model), rows.steps
         steps = {"test": call.get("steps") or _cardinality(call.get("x"))}
         with self._running({"test": rows}, None, steps, call.get("callbacks")):
             return self.keras_evaluate(**call)
@@ -128,37 +117,45 @@ class _Epochs:
             return
         getattr(type(model), f"make_{name}")(model, force=True)
         keras_way = getattr(model, name)
-        functions = _Functions(model, train=kind == "train")
+        if distributed(model):
+            functions = ReplicatedFunctions(model, train=kind == "train")
+        else:
+            functions = _Functions(model, train=kind == "train")
 
         def function(iterator: Any) -> dict[str, tf.Tensor]:
-            if not self.compiled or not isinstance(iterator, tf.data.Iterator):
+            if not self.compiled or not isinstance(iterator, (tf.data.Iterator, tf.distribute.DistributedIterator)):
                 return keras_way(iterator)  # also train_on_batch and test_on_batch
             rows = self.rows[kind]
-            if rows is None and (why := functions.misfit(iterator.element_spec)):
+            if rows is None and (why := stream_misfit(model, iterator.element_spec)):
                 self._tell(why)
                 return keras_way(iterator)
             begin, end = self._advance(kind)
             if rows is None:
                 return functions.stream(iterator, end - begin)
             if kind == "train" and begin == 0:
-                self.order = next(iterator)
+                self.order = rows.order(rows.epoch) if distributed(model) else next(iterator)
                 rows.epoch.assign_add(1)
             order = self.order if kind == "train" else rows.order(0)
             return functions.rows(rows, order, begin, end, self.class_weight if kind == "train" else None)
 
         setattr(model, name, function)
 
+    def build(self, keras_way: Callable[..., None], **batch: Any) -> None:
+        """Keras calls this first; under a strategy it would add up the shares of a batch, which may differ in size."""
+        if not (self.compiled and distributed(self.model)):
+            keras_way(**batch)
+
     def _resume(self, call: dict[str, Any], rows: Rows | None) -> None:
         """Begin where the Resume among the callbacks says, which comes first from now on."""
         callbacks = keras.tree.flatten(call.get("callbacks") or [])
         for resume in [callback for callback in callbacks if isinstance(callback, Resume)]:
             others = [callback for callback in callbacks if callback is not resume]
-            x, model = call.get("x"), self.model
-            x = x.element_spec[0] if isinstance(x, tf.data.Dataset) and isinstance(x.element_spec, tuple) else x
-            if not model.built and hasattr(x, "shape"):  # what is not there cannot be brought back
-                model.build((None, *x.shape[1:]))
-            if model.built and not model.optimizer.built:
-                model.optimizer.build(model.trainable_variables)
+            model, shape = self.model, _row_shape(call.get("x"))
+            with model.distribute_strategy.scope():
+                if not model.built and shape is not None:  # what is not there cannot be brought back
+                    model.build((None, *shape))
+                if model.built and not model.optimizer.built:
+                    model.optimizer.build(model.trainable_variables)
             resume.set_model(model)
             first, epochs = call.get("initial_epoch", 0), call.get("epochs", 1)
             call["initial_epoch"] = resume.begin(others, rows, first, epochs)
@@ -198,9 +195,11 @@ class _Epochs:
                 setattr(self, name, value)
             model.steps_per_execution = kept_steps
 
-    def _check(self, *all_rows: Rows | None) -> bool:
+    def _check(self, *all_rows: Rows | None, stream: Any) -> bool:
         """Whether this model and these rows can take the compiled way; tells once why not, refuses wrong labels."""
         why = misfit(self.model)
+        if distributed(self.model) and (shape := _row_shape(stream)) is not None:  # Keras could not build it there
+            why = why or prepare(self.model, shape)
         for rows in all_rows:
             why = why or (rows is not None and prepare(self.model, rows.spec.shape))
             if rows is not None and not why and (largest := int(rows.y.max())) >= self.model.layers[1].units:
@@ -210,6 +209,8 @@ class _Epochs:
         return not why
 
     def _tell(self, why: str) -> None:
+        if isinstance(self.model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            raise InputError(f"under MultiWorkerMirroredStrategy, where Keras's own way does not work: {why}")
         if why not in self.told:
             self.told.add(why)
             _log.warning("training Keras's own way, which is slower: %s", why)
@@ -245,23 +246,10 @@ class _Functions:
         try:
             done, logs = self._stream(iterator, tf.constant(count))
         except tf.errors.InvalidArgumentError as error:
-            if _WRONG_LABEL not in error.message:
-                raise
-            raise InputError(f"the data has a label outside [0, {self.model.layers[1].units})") from error
+            raise wrong_label(error, self.model.layers[1].units) from error
         if not done:
             raise StopIteration
         return logs
-
-    def misfit(self, spec: Any) -> str:
-        """Why batches of this element spec cannot take the compiled way; empty if they can."""
-        if not (isinstance(spec, tuple) and 2 <= len(spec) <= 3 and all(isinstance(s, tf.TensorSpec) for s in spec)):
-            return f"batches are not (x, y) or (x, y, sample_weight) of dense tensors: {spec}"
-        x, y = spec[:2]
-        if x.shape.rank is None or x.shape.rank < 2 or None in x.shape[1:] or y.shape.rank not in (1, 2):
-            return f"batches have no static shape: x {x.shape}, y {y.shape}"
-        if not (x.dtype.is_floating or x.dtype.is_integer):
-            return f"inputs are {x.dtype.name}"
-        return prepare(self.model, x.shape[1:])
 
     def _epoch_body(
         self,
@@ -299,12 +287,9 @@ class _Functions:
     def _step(self, x: tf.Tensor, y: tf.Tensor, weight: tf.Tensor | None) -> None:
         """One batch: Keras's own loss, metrics and optimizer around our product."""
         model, dense = self.model, self.model.layers[1]
-        x = tf.reshape(tf.cast(x, tf.float32), (-1, dense.kernel.shape[0]))
         variables = model.trainable_variables
         with tf.GradientTape() as tape:
-            logits = _product(x, dense.kernel.value)
-            if dense.bias is not None:
-                logits += dense.bias.value
+            logits = linear(dense, x, dense.kernel.value, dense.bias.value if dense.use_bias else None)
             loss = model.compute_loss(None, y, logits, weight, training=self.train)
         if self.train:
             model.optimizer.apply(tape.gradient(loss, [variable.value for variable in variables]), variables)
@@ -340,11 +325,7 @@ class _Functions:
         return i, self.model.get_metrics_result()
 
     def _checked_steps(self, batches: list[tuple[tf.Tensor, ...]]) -> None:
-        classes = self.model.layers[1].units
-        labels = [tf.cast(batch[1], tf.int64) for batch in batches]
-        # XLA would turn a wrong label into NaN without a word
-        good = tf.reduce_all([tf.reduce_all((y >= 0) & (y < classes)) for y in labels])
-        with tf.control_dependencies([tf.debugging.Assert(good, [_WRONG_LABEL])]):
+        with tf.control_dependencies([labels_checked(batch[1], self.model.layers[1].units) for batch in batches]):
             self._steps(batches)
 
     def _steps_body(self, batches: list[tuple[tf.Tensor, ...]]) -> None:
@@ -352,9 +333,21 @@ class _Functions:
             self._step(x, y, weight[0] if weight else None)
 
 
+def _row_shape(x: Any) -> tuple[int, ...] | None:
+    """The shape of one row of arrays or of a data set; None if it is not known."""
+    if isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)) and isinstance(x.element_spec, tuple):
+        x = tf.nest.flatten(x.element_spec, expand_composites=True)[0]
+    shape = getattr(x, "shape", None)
+    return None if shape is None else tuple(shape[1:])
+
+
 def _cardinality(x: Any) -> int | None:
     """Batches that a data set says it has; None for anything else."""
-    count = int(x.cardinality()) if isinstance(x, tf.data.Dataset) else -1
+    count = -1
+    if isinstance(x, tf.data.Dataset):
+        count = int(x.cardinality())
+    elif isinstance(x, tf.distribute.DistributedDataset):
+        count = int(x.cardinality)
     return count if count > 0 else None
 
 
@@ -363,6 +356,10 @@ def _orders(rows: Rows) -> tf.data.Dataset:
     return untuned(tf.data.Dataset.counter(int(rows.epoch)).map(rows.order).prefetch(1))
 
 
-def _nothing() -> tf.data.Dataset:
+def _nothing(model: keras.Model) -> tf.data.Dataset:
     """What Keras iterates over where the rows are in memory and their order is known."""
-    return untuned(tf.data.Dataset.from_tensors(0).repeat())
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    # one number for each replica: a strategy divides each element among them
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    return untuned(tf.data.Dataset.from_tensors(tf.zeros(replicas)).repeat().with_options(options))

@@ -1,5 +1,7 @@
 """The exceptions that users of tfsoftmax meet: one small tree, each with the exit status of the command line."""
 
+from __future__ import annotations
+
 
 class TfsoftmaxError(Exception):
     """Something failed and nothing was left half-done. The command line prints it in one line."""
@@ -15,6 +17,21 @@ class InputError(TfsoftmaxError, ValueError):
 
 class TrainingError(TfsoftmaxError):
     """Training could not go on, for example because the loss is no longer a number."""
+
+
+class WorkerLost(TrainingError):
+    """Another worker of a distributed run is gone; the state of the last whole epoch is on disk.
+
+    Attributes:
+        trained: whether this process had trained an epoch by then.
+    """
+
+    trained = False
+
+    @classmethod
+    def of(cls, error: Exception) -> WorkerLost:
+        """From what TensorFlow raised."""
+        return cls(f"another worker is gone: {str(error).strip().splitlines()[0][:200]}")
 
 
 class ExportError(TfsoftmaxError):

@@ -20,6 +20,7 @@ import numpy as np
 
 from tfsoftmax.errors import InputError, TrainingError
 from tfsoftmax.spec import write_bytes
+from tfsoftmax.strategy import agree, chief
 
 if TYPE_CHECKING:
     from tfsoftmax.data import Rows
@@ -69,7 +70,17 @@ class Resume(keras.callbacks.Callback):
         """Called by ``fit`` before it begins: open the state; gives the epoch to begin with, counted from 0."""
         self.rows = self.rows or rows
         self._others = list(others)
-        self._state = read(self.path)
+        strategy = self.model.distribute_strategy
+        if is_chief := chief(strategy):
+            self._state = recovered(self.path)
+        agree(strategy, 0, "")  # the others read when the chief has put things right
+        if not is_chief:
+            self._state = read(self.path)
+        agree(
+            strategy,
+            0 if self._state is None else self._state["epoch"],
+            f"the state {str(self.path)!r}, which must be on a file system that all workers share,",
+        )
         self.epoch = first
         if self._state is None:
             return first
@@ -128,6 +139,8 @@ class Resume(keras.callbacks.Callback):
 
     def _keep(self, epoch: int) -> None:
         self.epoch = epoch
+        if not chief(self.model.distribute_strategy):
+            return
         history = self.model.history
         state = {
             **self._signature(),
@@ -201,6 +214,14 @@ def read(path: Path) -> dict[str, Any] | None:
     if damaged:
         raise InputError(f"the state {' and '.join(map(repr, damaged))} is damaged; delete it to begin anew")
     return None
+
+
+def recovered(path: Path) -> dict[str, Any] | None:
+    """As :func:`read`; a damaged newest file is replaced by the one before, so that it never becomes the one before."""
+    state = read(path)
+    if state is not None and path.exists() and content_of(path.read_bytes()) is None:
+        os.replace(before(path), path)
+    return state
 
 
 def content_of(file: bytes) -> dict[str, Any] | None:

@@ -156,6 +156,7 @@ class RunConfig(_Json):
             ``None``: train all epochs and keep the last.
         refit: train on training and validation rows together, without validation.
         tensorboard: also write TensorBoard event files into the run folder.
+        precision: ``"float32"``, or ``"bfloat16"`` for the products in training; the model that is saved is float32.
     """
 
     data: str = "fashion_mnist"
@@ -173,9 +174,10 @@ class RunConfig(_Json):
     patience: int | None = None
     refit: bool = False
     tensorboard: bool = False
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
-        for name in ("data", "optimizer", "schedule", "preprocess"):
+        for name in ("data", "optimizer", "schedule", "preprocess", "precision"):
             if not isinstance(getattr(self, name), str):
                 raise InputError(f"{name} must be a name, got {getattr(self, name)!r}")
         for name in ("refit", "tensorboard"):

@@ -16,19 +16,23 @@ import shutil
 import sys
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from tfsoftmax.data import Data, load
-from tfsoftmax.errors import InputError, TrainingError
+from tfsoftmax.compilable import distributed, prepare
+from tfsoftmax.data import Data, Rows, load
+from tfsoftmax.errors import InputError, TrainingError, WorkerLost
 from tfsoftmax.evaluation import evaluate
 from tfsoftmax.model import SoftmaxRegression
 from tfsoftmax.resume import Resume, before
 from tfsoftmax.spec import ModelSpec, RunConfig, one_of, read_json, write_bytes, write_text
+from tfsoftmax.strategy import agree, chief, several, workers
 
 # name -> function of the number of all steps that gives SoftmaxRegression's decay_steps
 SCHEDULES = {"constant": lambda steps: None, "cosine": lambda steps: steps}
@@ -103,7 +107,8 @@ def train(
     *,
     overwrite: bool = False,
     progress: bool = False,
-) -> Run:
+    strategy: tf.distribute.Strategy | None = None,
+) -> Run | None:
     """Train softmax regression and write the run folder ``out``.
 
     An unfinished run with the same settings in ``out`` goes on after its last whole epoch, and ends with the bytes
@@ -115,10 +120,16 @@ def train(
         out: the run folder; it holds ``metrics.json`` once training has finished.
         overwrite: replace a run that is there.
         progress: tell of each epoch on standard error: a bar on a terminal, a line an epoch elsewhere.
+        strategy: what :func:`tfsoftmax.strategy.opened` gives; ``None`` is one device. Of several workers the chief
+            alone writes; ``out`` must be on a file system that all of them see.
+
+    Returns:
+        The run; ``None`` in workers that are not the chief.
 
     Raises:
         InputError: ``out`` is taken or cannot be written, a setting does not fit the data. Nothing is written.
         TrainingError: the loss is no longer a number: then the folder is removed. The state cannot be written.
+            :class:`~tfsoftmax.errors.WorkerLost`, if another worker is gone.
     """
     settings = data_settings(config)
     if config.val is None:
@@ -127,35 +138,75 @@ def train(
     for name, value in settings.items():
         if data.settings[name] != value:
             raise InputError(f"config says {name}={value!r} and the data has {name}={data.settings[name]!r}")
-    model = build(config, data)
-    with _claimed(Path(out), config, overwrite) as folder:
-        write_text(folder / "spec.json", data.spec.to_json())
-        log, resume = _Log(folder / "history.csv", config, progress), Resume(folder / STATE)
-        callbacks: list[keras.callbacks.Callback] = [log, resume]
+    with workers(several(strategy)), contextlib.ExitStack() as stack:
+        folder, is_chief = Path(out), chief(strategy)
+        try:
+            with contextlib.nullcontext() if strategy is None else strategy.scope():
+                model = build(config, data)
+            if is_chief:
+                stack.enter_context(_claimed(folder, config, overwrite))
+                write_text(folder / "spec.json", data.spec.to_json())
+        except (InputError, OSError):
+            with contextlib.suppress(InputError):
+                agree(strategy, 0, "")
+            raise
+        agree(strategy, 1, "whether it can begin (0: no; that worker's own error says why)")
+        if several(strategy):
+            agree(strategy, _checksum(data.train.rows), "the checksum of the data")
+        log = _Log(folder / "history.csv" if is_chief else None, config, progress and is_chief)
+        callbacks: list[keras.callbacks.Callback] = [log, Resume(folder / STATE)]
         if config.patience is not None:
             callbacks.append(
                 keras.callbacks.EarlyStopping("val_loss", patience=config.patience, restore_best_weights=True)
             )
-        if config.tensorboard:
+        if config.tensorboard and is_chief:
             callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False))
         try:
-            model.fit(data.train, validation_data=data.val, epochs=config.epochs, callbacks=callbacks, verbose=0)
+            with workers(several(strategy)):
+                model.fit(data.train, validation_data=data.val, epochs=config.epochs, callbacks=callbacks, verbose=0)
+        except WorkerLost as error:
+            error.trained = log.trained
+            raise
         except TrainingError:
-            if log.diverged:
+            if log.diverged and is_chief:
                 shutil.rmtree(folder)
             raise
-        _save(model, folder / "model.keras")
-        metrics = {
-            "val": None if data.val is None else _evaluate(model, data.val, data),
-            "test": _evaluate(model, data.test, data),
-            "epochs": len(model.history.epoch),
-            "seconds": log.seconds,
-        }
-        write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
-        # the last thing: a kill before it leaves a run that the same command finishes
-        before(folder / STATE).unlink(missing_ok=True)
-        (folder / STATE).unlink(missing_ok=True)
-        return Run(folder)
+        if is_chief:
+            _finish(folder, _plain(model, config, data), data, log)
+        agree(strategy, 0, "")  # the others stay until all is written
+        return Run(folder) if is_chief else None
+
+
+def _finish(folder: Path, model: keras.Model, data: Data, log: _Log) -> None:
+    """Write what a finished run folder has."""
+    _save(model, folder / "model.keras")
+    metrics = {
+        "val": None if data.val is None else _evaluate(model, data.val, data),
+        "test": _evaluate(model, data.test, data),
+        "epochs": len(log.rows),
+        "seconds": log.seconds,
+    }
+    write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    # the last thing: a kill before it leaves a run that the same command finishes
+    before(folder / STATE).unlink(missing_ok=True)
+    (folder / STATE).unlink(missing_ok=True)
+
+
+def _plain(model: keras.Model, config: RunConfig, data: Data) -> keras.Model:
+    """The same model without a strategy, in float32: what it saves opens anywhere and answers the same."""
+    if not distributed(model) and config.precision == "float32":
+        return model
+    plain = build(dataclasses.replace(config, precision="float32"), data)
+    prepare(plain, data.spec.shape)
+    for to, value in zip((plain, plain.optimizer), (model, model.optimizer), strict=True):
+        for variable, trained in zip(to.variables, value.variables, strict=True):
+            variable.assign(np.asarray(trained))
+    return plain
+
+
+def _checksum(rows: Rows) -> int:
+    """31 bits of all rows in their order."""
+    return zlib.crc32(np.ascontiguousarray(rows.x), zlib.crc32(np.ascontiguousarray(rows.y))) >> 1
 
 
 def build(config: RunConfig, data: Data) -> keras.Sequential:
@@ -169,6 +220,7 @@ def build(config: RunConfig, data: Data) -> keras.Sequential:
         l2=config.l2,
         label_smoothing=config.label_smoothing,
         decay_steps=SCHEDULES[config.schedule](config.epochs * data.train.rows.steps),
+        precision=config.precision,
     )
 
 
@@ -266,12 +318,12 @@ class _Log(keras.callbacks.Callback):
 
     resumed = ("rows", "seconds")
 
-    def __init__(self, path: Path, config: RunConfig, progress: bool):
+    def __init__(self, path: Path | None, config: RunConfig, progress: bool):
         super().__init__()
         self.path, self.config = path, config
         self.rows: list[dict[str, Any]] = []
         self.seconds = 0.0
-        self.begun = self.diverged = False
+        self.begun = self.diverged = self.trained = False
         self.bar = None
         self.lines = progress and not sys.stderr.isatty()
         if progress and not self.lines:
@@ -304,6 +356,9 @@ class _Log(keras.callbacks.Callback):
         now = time.perf_counter()
         self.seconds, self.begin = self.seconds + now - self.begin, now
         self.rows.append({"epoch": epoch + 1, **logs, "learning_rate": rate})
+        self.trained = True
+        if self.path is None:
+            return
         text = io.StringIO(newline="")
         table = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
         table.writeheader()

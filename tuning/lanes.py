@@ -39,6 +39,10 @@ def lane_of(model: keras.Model) -> Lane | str:
     """What lane this compiled model is, or why it cannot be one."""
     if why := compilable.misfit(model):
         return why
+    if compilable.distributed(model):
+        return "it is trained under a tf.distribute strategy"
+    if model.layers[1].compute_dtype != "float32":
+        return f"it computes in {model.layers[1].compute_dtype}"
     dense, optimizer = model.layers[1], model.optimizer
     if type(optimizer) is not keras.optimizers.SGD or optimizer.nesterov:
         return "its optimizer is not SGD, with momentum or without"

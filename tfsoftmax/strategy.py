@@ -1,0 +1,170 @@
+"""Where a model is trained: ``--strategy`` opens a tf.distribute strategy; what its workers must agree on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import tensorflow as tf
+
+from tfsoftmax.errors import InputError, WorkerLost
+from tfsoftmax.spec import one_of
+
+Strategy = tf.distribute.Strategy
+# what TensorFlow raises in a collective operation whose other side is gone
+_GONE = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+    tf.errors.UnavailableError,
+)
+
+
+def _auto() -> Strategy | None:
+    """What is there: several workers, a TPU, several GPUs, else one device."""
+    if len(_addresses()) > 1:
+        return _multiworker()
+    if "TPU_NAME" in os.environ or tf.config.list_physical_devices("TPU"):
+        return _tpu()
+    return _mirrored() if len(tf.config.list_physical_devices("GPU")) > 1 else None
+
+
+def _cpu() -> None:
+    """One device, the CPU."""
+    tf.config.set_visible_devices([], "GPU")
+
+
+def _gpu() -> None:
+    """One device, the first GPU."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        raise InputError(
+            "strategy 'gpu' needs a GPU that TensorFlow can use, and there is none; 'auto' takes what is there"
+        )
+    tf.config.set_visible_devices(gpus[:1], "GPU")
+
+
+def _mirrored() -> Strategy:
+    """All GPUs of this machine; without any, all logical CPU devices."""
+    kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+    return tf.distribute.MirroredStrategy([device.name for device in tf.config.list_logical_devices(kind)])
+
+
+def _multiworker() -> Strategy:
+    """One process a machine, all its GPUs; the processes are those of ``TF_CONFIG`` or of the Slurm step."""
+    if not _addresses():
+        raise InputError("strategy 'multiworker' needs TF_CONFIG with the addresses of the workers, or a step of Slurm")
+    if "TF_CONFIG" in os.environ:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    return tf.distribute.MultiWorkerMirroredStrategy(tf.distribute.cluster_resolver.SlurmClusterResolver())
+
+
+def _tpu() -> Strategy:
+    """All cores of the TPU that this machine, or the variable ``TPU_NAME``, has."""
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(os.environ.get("TPU_NAME", "local"))
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, tf.errors.OpError, RuntimeError) as error:
+        raise InputError(f"strategy 'tpu' finds no TPU: {str(error).splitlines()[0]}") from error
+    return tf.distribute.TPUStrategy(resolver)
+
+
+STRATEGIES: dict[str, Callable[[], Strategy | None]] = {
+    "auto": _auto,
+    "cpu": _cpu,
+    "gpu": _gpu,
+    "mirrored": _mirrored,
+    "multiworker": _multiworker,
+    "tpu": _tpu,
+}
+
+
+def opened(name: str, timeout: float) -> Strategy | None:
+    """Open the strategy ``name``; None is one device. To be called before TensorFlow has run anything.
+
+    Several workers wait for each other. Where some do not come within ``timeout`` seconds, this process ends with an
+    error line and status 1: TensorFlow's own waiting cannot be interrupted.
+
+    Raises:
+        InputError: an unknown name, or what the strategy needs is not there.
+        WorkerLost: another worker went away while all were starting.
+    """
+    one_of("strategy", name, STRATEGIES)
+
+    addresses = _addresses()
+
+    def give_up() -> None:
+        print(
+            f"error: not all workers ({', '.join(addresses)}) came within {timeout:.0f} s", file=sys.stderr, flush=True
+        )
+        os._exit(1)
+
+    watch = threading.Timer(timeout, give_up)
+    watch.daemon = True
+    if len(addresses) > 1:
+        watch.start()
+    try:
+        strategy = STRATEGIES[name]()
+        agree(strategy, 0, "")
+        return strategy
+    except (tf.errors.OpError, RuntimeError) as error:
+        if len(addresses) < 2:
+            raise
+        raise WorkerLost.of(error) from error
+    finally:
+        watch.cancel()
+
+
+def several(strategy: Strategy | None) -> bool:
+    """Whether the strategy has workers in several processes."""
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and len(_addresses()) > 1
+
+
+def chief(strategy: Strategy | None) -> bool:
+    """Whether this process is the one that writes files."""
+    if not several(strategy):
+        return True
+    resolver = strategy.cluster_resolver
+    return resolver.task_type == "chief" or (resolver.task_id == 0 and "chief" not in resolver.cluster_spec().jobs)
+
+
+def agree(strategy: Strategy | None, value: int, what: str) -> None:
+    """Wait for all workers and see that each has the same ``value`` of at least 0, of 31 bits.
+
+    Raises:
+        InputError: they have not; ``what`` says of what.
+    """
+    if several(strategy):
+        mine = strategy.experimental_distribute_values_from_function(lambda _: tf.constant([value]))
+        values = strategy.gather(mine, axis=0).numpy().tolist()
+        if len(set(values)) > 1:
+            raise InputError(f"{what} is not the same for all workers: {values}")
+
+
+@contextlib.contextmanager
+def workers(are_several: bool) -> Iterator[None]:
+    """Where there are several workers: what fails in the block because another one is gone is a WorkerLost."""
+    try:
+        yield
+    except _GONE as error:
+        if not are_several:
+            raise
+        raise WorkerLost.of(error) from error
+
+
+def _addresses() -> list[str]:
+    """The workers that ``TF_CONFIG`` names, or as many names as the Slurm step has tasks."""
+    text = os.environ.get("TF_CONFIG")
+    if text is None:
+        return [f"task {i}" for i in range(int(os.environ.get("SLURM_STEP_NUM_TASKS", 0)))]
+    try:
+        cluster = json.loads(text).get("cluster", {})
+        return [address for kind in ("chief", "worker") for address in cluster.get(kind, [])]
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"TF_CONFIG is not the JSON object that TensorFlow takes: {text!r}") from error
