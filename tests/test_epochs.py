@@ -157,17 +157,21 @@ def test_arrays_with_sample_weight_and_validation_split(caplog):
     assert not caplog.records
 
 
+def repeated(data):
+    return data.train.repeat()
+
+
 @pytest.mark.parametrize(
     "fit",
     [
         {"initial_epoch": 1, "epochs": 3},
-        {"steps_per_epoch": 2, "epochs": 2, "x": lambda data: data.train.repeat()},
+        {"steps_per_epoch": 2, "epochs": 2, "x": repeated},
         {"steps_per_epoch": 2, "epochs": 1},
         {"validation_freq": 2, "epochs": 4},
         {"validation_steps": 1, "epochs": 2},
         {"validation": "test", "epochs": 1},
     ],
-    ids=str,
+    ids=lambda fit: "-".join(fit),
 )
 def test_arguments_of_fit_mean_what_keras_says(fit):
     source = made_source()

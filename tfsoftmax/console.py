@@ -59,7 +59,7 @@ def again(timeout: float) -> Iterator[float]:
         yield max(1.0, until - time.time())
     except WorkerLost as error:
         if error.trained:
-            until = time.time() + timeout
+            until = time.time() + timeout - min(10, timeout / 2)  # TensorFlow may have needed 10 s to notice
         if time.time() > until:
             raise
         print(f"{error}\nwaiting for all workers, at most {until - time.time():.0f} s", file=sys.stderr, flush=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import os
+import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 
 import tensorflow as tf
@@ -89,36 +90,39 @@ def opened(name: str, timeout: float) -> Strategy | None:
     """Open the strategy ``name``; None is one device. To be called before TensorFlow has run anything.
 
     Several workers wait for each other. Where some do not come within ``timeout`` seconds, this process ends with an
-    error line and status 1: TensorFlow's own waiting cannot be interrupted.
+    error line and status 1.
 
     Raises:
         InputError: an unknown name, or what the strategy needs is not there.
         WorkerLost: another worker went away while all were starting.
     """
     one_of("strategy", name, STRATEGIES)
-
     addresses = _addresses()
-
-    def give_up() -> None:
-        print(
-            f"error: not all workers ({', '.join(addresses)}) came within {timeout:.0f} s", file=sys.stderr, flush=True
-        )
-        os._exit(1)
-
-    watch = threading.Timer(timeout, give_up)
-    watch.daemon = True
-    if len(addresses) > 1:
-        watch.start()
+    if len(addresses) < 2:
+        return STRATEGIES[name]()
     try:
-        strategy = STRATEGIES[name]()
-        agree(strategy, 0, "")
-        return strategy
+        with _ending(timeout, f"error: not all workers ({', '.join(addresses)}) came within {timeout:.0f} s"):
+            strategy = STRATEGIES[name]()
+            agree(strategy, 0, "")
+            return strategy
     except (tf.errors.OpError, RuntimeError) as error:
-        if len(addresses) < 2:
-            raise
         raise WorkerLost.of(error) from error
-    finally:
-        watch.cancel()
+
+
+@contextlib.contextmanager
+def _ending(timeout: float, message: str) -> Iterator[None]:
+    """End this process with ``message`` and status 1 unless the block ends within ``timeout`` seconds.
+
+    TensorFlow waits for workers with Python's lock held: no Python code of this process runs then. So ``faulthandler``,
+    which needs no lock, ends it, and what it writes makes another process say why.
+    """
+    say = "import sys\nif sys.stdin.readline(): sys.exit(sys.argv[1])"
+    with subprocess.Popen([sys.executable, "-S", "-c", say, message], stdin=subprocess.PIPE) as speaker:
+        faulthandler.dump_traceback_later(timeout, exit=True, file=speaker.stdin)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
 
 def several(strategy: Strategy | None) -> bool:

@@ -1,0 +1,157 @@
+"""Several devices and several processes against one: the same weights, also where a worker dies."""
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tfsoftmax
+from tfsoftmax.strategy import opened
+
+REPLICAS = Path(__file__).with_name("replicas.py")
+
+
+@contextlib.contextmanager
+def processes():
+    """Gives a function that starts one; at the end none is left."""
+    started = []
+
+    def start(*arguments, log, **environment):
+        with open(log, "a") as output:
+            started.append(
+                subprocess.Popen(
+                    [sys.executable, *map(str, arguments)],
+                    env={**os.environ, **environment},
+                    stdout=output,
+                    stderr=output,
+                )
+            )
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def cluster(workers=2):
+    """TF_CONFIG of each worker."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(workers)]
+        for free in sockets:
+            free.bind(("127.0.0.1", 0))
+        addresses = [f"127.0.0.1:{free.getsockname()[1]}" for free in sockets]
+    return [
+        json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}}) for i in range(workers)
+    ]
+
+
+@pytest.mark.slow
+def test_replicas_have_the_weights_of_one_device(tmp_path):
+    configs = cluster()
+    with processes() as start:
+        running = [start(REPLICAS, tmp_path, name, log=tmp_path / name) for name in ("one", "mirrored")]
+        for i, config in enumerate(configs):
+            running.append(start(REPLICAS, tmp_path, "multiworker", log=tmp_path / f"worker{i}", TF_CONFIG=config))
+        assert [process.wait(200) for process in running] == [0] * 4, [
+            log.read_text()[-2000:] for log in tmp_path.iterdir() if not log.suffix
+        ]
+    one, *others = (np.load(tmp_path / f"{name}.npz") for name in ("one", "mirrored", "multiworker-0", "multiworker-1"))
+    assert len(one["momentum-loss"]) < 8, "it stopped early"
+    for other in others:
+        assert set(other) == set(one)
+        for name in one:
+            np.testing.assert_allclose(other[name], one[name], atol=1e-5, err_msg=name)
+    assert {"adam-0", "momentum-val_loss", "sgd-evaluated", "divided-1", "own-loss", "unknown-0"} < set(one)
+    for kind in ("sgd", "momentum", "adam"):
+        assert (tmp_path / f"state-multiworker-{kind}").exists()
+
+
+class Workers:
+    """Two workers of `tfsoftmax train` on this machine; the first is the chief."""
+
+    def __init__(self, start, folder, *options):
+        self.start, self.folder, self.configs = start, folder, cluster()
+        self.command = ["-c", "from tfsoftmax.cli import main; main()", "train", "--out", folder / "run", *options]
+
+    def begin(self, i):
+        return self.start(*self.command, log=self.log(i), TF_CONFIG=self.configs[i])
+
+    def log(self, i):
+        return self.folder / f"log{i}"
+
+    def wait_for(self, pattern, process):
+        """Until the chief has said it."""
+        deadline = time.monotonic() + 100
+        while not re.search(pattern, self.log(0).read_text()):
+            assert process is None or process.poll() is None, self.log(0).read_text()
+            assert time.monotonic() < deadline, (pattern, self.log(0).read_text())
+            time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies(idx_folder, tmp_path):
+    settings = {"epochs": 60, "batch_size": 50, "momentum": 0.9, "schedule": "cosine", "val": 40}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    with processes() as start:
+        workers = Workers(start, tmp_path, "--data", f"idx:{idx_folder}", *options)
+        chief, other = workers.begin(0), workers.begin(1)
+        workers.wait_for("epoch 5/60", chief)
+        other.kill()
+        workers.wait_for("another worker is gone: .*\nwaiting for all workers, at most 290 s", chief)
+        other = workers.begin(1)
+        workers.wait_for(r"going on after epoch \d+\n", chief)
+        workers.wait_for("epoch 20/60", chief)
+        chief.kill()
+        other.kill()
+        chief.wait()
+        workers.command += ["--timeout", 8]
+        chief, other = workers.begin(0), workers.begin(1)
+        workers.wait_for("epoch 35/60", chief)
+        other.kill()
+        assert chief.wait(60) == 1
+        workers.wait_for(r"error: not all workers \(127.0.0.1:\d+, .*\) came within \d+ s\n$", None)
+        assert not (tmp_path / "run" / "metrics.json").exists()
+        chief, other = workers.begin(0), workers.begin(1)
+        assert [chief.wait(100), other.wait(100)] == [0, 0], workers.log(0).read_text()
+    assert workers.log(0).read_text().count("going on after epoch") == 3
+    data = f"idx:{idx_folder}"
+    one = tfsoftmax.train(
+        tfsoftmax.load(data, batch_size=50, val=40), tfsoftmax.RunConfig(data=data, **settings), tmp_path / "one"
+    )
+    several = tfsoftmax.Run(tmp_path / "run")
+    for ours, theirs in zip(several.model.get_weights(), one.model.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert several.metrics["epochs"] == 60
+
+
+@pytest.mark.parametrize(
+    ("name", "environment", "text"),
+    [
+        ("cluster", {}, "strategy must be one of auto, cpu, gpu, mirrored, multiworker, tpu, got 'cluster'"),
+        ("gpu", {}, "strategy 'gpu' needs a GPU"),
+        ("tpu", {}, "strategy 'tpu' finds no TPU"),
+        ("multiworker", {}, "strategy 'multiworker' needs TF_CONFIG"),
+        ("auto", {"TF_CONFIG": "{"}, "TF_CONFIG is not the JSON object that TensorFlow takes: '{'"),
+    ],
+)
+def test_a_strategy_that_is_not_there(name, environment, text, monkeypatch):
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(tfsoftmax.InputError, match=re.escape(text)):
+        opened(name, timeout=5)
+
+
+def test_one_device_is_no_strategy():
+    assert opened("auto", timeout=5) is None
+    assert opened("cpu", timeout=5) is None
