@@ -8,6 +8,7 @@ BENCHMARKS = {
     "epoch": "seconds an epoch: the limit, this package, its peers",
     "tune": "seconds for sixteen learning rates: lanes, one at a time, KerasTuner's random search",
     "serve": "requests a second: the server, the smallest possible handler, its peers; needs wrk",
+    "scale": "rows a second on one and two replicas, the all-reduce against its model",
     "growth": "time and memory against rows, features, classes and batch size",
 }
 

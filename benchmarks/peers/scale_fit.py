@@ -1,0 +1,129 @@
+"""One fit, or all-reduces alone, on several logical devices or in several processes; one core a replica.
+
+The process that is asked starts those of the workers, each with its own core and TF_CONFIG, and prints what the first
+one printed.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+FEATURES = 784
+REDUCTIONS = 200
+
+
+def workers(case):
+    """Run all workers of a case; gives what the first one printed."""
+    sockets = [socket.socket() for _ in range(case["replicas"])]
+    for free in sockets:
+        free.bind(("127.0.0.1", 0))
+    cluster = {"worker": [f"127.0.0.1:{free.getsockname()[1]}" for free in sockets]}
+    for free in sockets:
+        free.close()
+    cores = sorted(os.sched_getaffinity(0))
+    running = [
+        subprocess.Popen(
+            [sys.executable, __file__, json.dumps(case)],
+            env={
+                **os.environ,
+                "TF_NUM_INTRAOP_THREADS": "1",
+                "TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": i}}),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            preexec_fn=lambda i=i: os.sched_setaffinity(0, [cores[i]]),
+        )
+        for i in range(case["replicas"])
+    ]
+    printed = [process.communicate()[0] for process in running]
+    if any(process.returncode for process in running):
+        sys.exit("a worker failed")
+    return printed[0].splitlines()[-1]
+
+
+def strategy_of(case):
+    """The strategy of this process."""
+    import tensorflow as tf
+
+    if case["kind"] == "multiworker":
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if case["kind"] == "mirrored":
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * case["replicas"])
+        return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(case["replicas"])])
+    return tf.distribute.get_strategy()
+
+
+def reductions(strategy, size):
+    """Median seconds of one all-reduce of ``size`` float32 and the bias of one more, as the optimizer asks for them."""
+    import numpy as np
+    import tensorflow as tf
+
+    def one(values):
+        sums = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
+        return [value * 0.5 for value in sums]
+
+    @tf.function
+    def many(count):
+        values = [tf.zeros(size), tf.zeros(10)]
+        tf.while_loop(
+            lambda i, values: i < count,
+            lambda i, values: (i + 1, strategy.run(one, (values,))),
+            [tf.constant(0), values],
+            parallel_iterations=1,
+        )
+
+    count = REDUCTIONS if size < 100_000 else REDUCTIONS // 10
+    seconds = []
+    for _ in range(6):
+        begin = time.perf_counter()
+        many(tf.constant(count))
+        seconds.append((time.perf_counter() - begin) / count)
+    return float(np.median(seconds[1:]))
+
+
+def epochs(strategy, case):
+    """Median seconds of an epoch on made rows."""
+    import keras
+    import numpy as np
+
+    import tfsoftmax
+
+    class Seconds(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.begin = time.perf_counter()
+
+        def on_epoch_end(self, epoch, logs=None):
+            seconds.append(time.perf_counter() - self.begin)
+
+    rng, seconds = np.random.default_rng(0), []
+    x = rng.integers(0, 256, (case["rows"], FEATURES), np.uint8)
+    y = rng.integers(0, case["classes"], case["rows"]).astype(np.int32)
+    spec = tfsoftmax.ModelSpec(
+        "made", (FEATURES,), "uint8", tuple(map(str, range(case["classes"]))), "unit", 0, 1 / 255
+    )
+    train = tfsoftmax.Rows(x, y, spec, case["batch_size"], seed=0).dataset()
+    with strategy.scope():
+        model = tfsoftmax.SoftmaxRegression(case["classes"], lr=0.01)
+    model.fit(train, epochs=2 + case["epochs"], callbacks=[Seconds()], verbose=0)
+    return float(np.median(seconds[2:]))
+
+
+def main(case):
+    """Print the seconds, of an epoch or by the size of the reduction."""
+    if case["kind"] == "multiworker" and "TF_CONFIG" not in os.environ:
+        print(workers(case))
+        return
+    strategy = strategy_of(case)
+    if "sizes" in case:
+        print(json.dumps({"seconds": [reductions(strategy, size) for size in case["sizes"]]}))
+    else:
+        print(json.dumps({"seconds": epochs(strategy, case)}))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

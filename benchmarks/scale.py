@@ -1,0 +1,119 @@
+"""Rows a second on one and two replicas, and the cost of the all-reduce against its model.
+
+A step of a global batch of ``B`` rows on ``R`` replicas costs what one replica needs for ``B / R`` rows, and one
+all-reduce of the gradient, ``G = 4 (F + 1) C`` bytes: ``2 (R - 1) (latency + G / (R * bandwidth))`` on a ring (Thakur,
+Rabenseifner and Gropp, 2005). Latency and bandwidth are fitted to all-reduces alone; the time of one replica is
+measured in the same kind of process with ``B / R`` rows a batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks import common
+
+ROWS, EPOCHS = 65_536, 5
+SHAPES = [(256, 10), (4096, 10), (256, 1000)]  # global batch, classes
+KINDS = ("mirrored", "multiworker")
+SIZES = [10, 1_000, 7_840, 30_000, 100_000, 300_000, 784_000, 2_000_000]  # float32 in one all-reduce
+
+
+def main(threads: int, only: str) -> None:
+    """Measure, print the tables, write ``results/scale.json`` and ``results/scale.png``."""
+    links = {kind: _link(kind) for kind in KINDS if only in kind}
+    rows: list[dict[str, Any]] = []
+    print(f"\n{'':<34}{'rows/s':>12}{'speed-up':>10}{'ms a step':>11}{'model':>8}")
+    for batch_size, classes in SHAPES:
+        size = {"batch_size": batch_size, "classes": classes}
+        print(f"batch {batch_size:,}, {classes} classes")
+        plain = _row("compiled epoch, no strategy", "none", 1, size, rows)
+        for kind, link in links.items():
+            one = _row(f"{kind}, 1 replica", kind, 1, size, rows, plain)
+            half = _seconds(kind, 1, {**size, "batch_size": batch_size // 2}, ROWS // 2)
+            expected = half + one["steps"] * _reduction(link, 2, 785 * classes)
+            _row(f"{kind}, 2 replicas", kind, 2, size, rows, plain, expected)
+    if not only:
+        common.write("scale", {"machine": common.machine(2), "rows": ROWS, "links": links, "cases": rows})
+        _plot(links, rows)
+
+
+def _seconds(kind: str, replicas: int, size: dict[str, int], rows: int) -> float:
+    case = {"kind": kind, "replicas": replicas, "rows": rows, "epochs": EPOCHS, **size}
+    return float(common.run("scale_fit", replicas, **case)["seconds"])
+
+
+def _row(
+    name: str,
+    kind: str,
+    replicas: int,
+    size: dict[str, int],
+    rows: list[dict[str, Any]],
+    plain: dict[str, Any] | None = None,
+    expected: float | None = None,
+) -> dict[str, Any]:
+    """Measure one case, print its line and keep it."""
+    seconds, steps = _seconds(kind, replicas, size, ROWS), ROWS // size["batch_size"]
+    row = {
+        "name": name,
+        **size,
+        "steps": steps,
+        "seconds": seconds,
+        "rows_per_second": ROWS / seconds,
+        "model_seconds": expected,
+    }
+    speed_up = f"{plain['seconds'] / seconds:.2f}" if plain else ""
+    model = f"{1e3 * expected / steps:.2f}" if expected else ""
+    print(f"  {name:<32}{ROWS / seconds:>12,.0f}{speed_up:>10}{1e3 * seconds / steps:>11.2f}{model:>8}", flush=True)
+    rows.append(row)
+    return row
+
+
+def _link(kind: str) -> dict[str, Any]:
+    """Time of all-reduces of two replicas by size, and the latency (s) and bandwidth (bytes/s) fitted to it."""
+    seconds = common.run("scale_fit", 2, kind=kind, replicas=2, sizes=SIZES)["seconds"]
+    size = 4.0 * np.array(SIZES)
+    # relative errors count: from 40 bytes to 8 MB the times span two orders of magnitude
+    terms = np.stack([np.full_like(size, 2.0), size], axis=1) / np.array(seconds)[:, None]
+    latency, per_byte = np.linalg.lstsq(terms, np.ones(len(seconds)), rcond=None)[0]
+    link = {"bytes": size.tolist(), "seconds": seconds, "latency": float(latency), "bandwidth": float(1 / per_byte)}
+    print(f"all-reduce, {kind}, 2 replicas: latency {latency * 1e3:.2f} ms, bandwidth {1e-6 / per_byte:,.0f} MB/s")
+    for bytes_, second in zip(size, seconds, strict=True):
+        print(
+            f"  {bytes_:>12,.0f} bytes {second * 1e3:>9.2f} ms, model {_reduction(link, 2, bytes_ / 4) * 1e3:>7.2f} ms"
+        )
+    return link
+
+
+def _reduction(link: dict[str, Any], replicas: int, values: float) -> float:
+    """Seconds of one all-reduce of float32 values on a ring."""
+    return 2 * (replicas - 1) * (link["latency"] + 4 * values / (replicas * link["bandwidth"]))
+
+
+def _plot(links: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for (kind, link), colour in zip(links.items(), ("#0b6e4f", "#9d4edd"), strict=True):
+        sizes = np.geomspace(link["bytes"][0], link["bytes"][-1])
+        left.loglog(link["bytes"], [1e3 * second for second in link["seconds"]], "o", color=colour, label=kind)
+        left.loglog(sizes, [1e3 * _reduction(link, 2, size / 4) for size in sizes], "-", color=colour)
+    left.set(xlabel="bytes", ylabel="ms", title="one all-reduce, two replicas; lines: model")
+    left.legend()
+    two = [row for row in rows if row["model_seconds"]]
+    place = np.arange(len(two))
+    names = [f"{row['name'].split(',')[0]}\nbatch {row['batch_size']}\n{row['classes']} classes" for row in two]
+    right.bar(place - 0.2, [1e3 * row["seconds"] / row["steps"] for row in two], 0.4, color="#0b6e4f", label="measured")
+    right.bar(
+        place + 0.2, [1e3 * row["model_seconds"] / row["steps"] for row in two], 0.4, color="#9db4c0", label="model"
+    )
+    right.set(yscale="log", ylabel="ms", title="one step, two replicas")
+    right.set_xticks(place, names, fontsize=7)
+    right.legend()
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(common.RESULTS / "scale.png", dpi=110)
