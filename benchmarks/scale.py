@@ -3,7 +3,7 @@
 A step of a global batch of ``B`` rows on ``R`` replicas costs what one replica needs for ``B / R`` rows, and one
 all-reduce of the gradient, ``G = 4 (F + 1) C`` bytes: ``2 (R - 1) (latency + G / (R * bandwidth))`` on a ring (Thakur,
 Rabenseifner and Gropp, 2005). Latency and bandwidth are fitted to all-reduces alone; the time of one replica is
-measured in the same kind of process with ``B / R`` rows a batch.
+measured with ``B / R`` rows a batch, as many such fits at once as there are replicas: they share caches and memory.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main(threads: int, only: str) -> None:
         plain = _row("compiled epoch, no strategy", "none", 1, size, rows)
         for kind, link in links.items():
             one = _row(f"{kind}, 1 replica", kind, 1, size, rows, plain)
-            half = _seconds(kind, 1, {**size, "batch_size": batch_size // 2}, ROWS // 2)
+            half = _seconds(kind, 2, {**size, "batch_size": batch_size // 2}, ROWS // 2, apart=True)
             expected = half + one["steps"] * _reduction(link, 2, 785 * classes)
             _row(f"{kind}, 2 replicas", kind, 2, size, rows, plain, expected)
     if not only:
@@ -39,8 +39,8 @@ def main(threads: int, only: str) -> None:
         _plot(links, rows)
 
 
-def _seconds(kind: str, replicas: int, size: dict[str, int], rows: int) -> float:
-    case = {"kind": kind, "replicas": replicas, "rows": rows, "epochs": EPOCHS, **size}
+def _seconds(kind: str, replicas: int, size: dict[str, int], rows: int, **more: bool) -> float:
+    case = {"kind": kind, "replicas": replicas, "rows": rows, "epochs": EPOCHS, **size, **more}
     return float(common.run("scale_fit", replicas, **case)["seconds"])
 
 

@@ -63,6 +63,7 @@ class _Epochs:
         self.class_weight: tf.Tensor | None = None
         self.order: tf.Tensor | None = None
         self.compiled = False
+        self.logs: dict[str, tf.Tensor] = {}
         self.told: set[str] = set()
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
@@ -131,12 +132,14 @@ class _Epochs:
                 return keras_way(iterator)
             begin, end = self._advance(kind)
             if rows is None:
-                return functions.stream(iterator, end - begin)
+                self.logs = functions.stream(iterator, end - begin)
+                return self.logs
             if kind == "train" and begin == 0:
                 self.order = rows.order(rows.epoch) if distributed(model) else next(iterator)
                 rows.epoch.assign_add(1)
             order = self.order if kind == "train" else rows.order(0)
-            return functions.rows(rows, order, begin, end, self.class_weight if kind == "train" else None)
+            self.logs = functions.rows(rows, order, begin, end, self.class_weight if kind == "train" else None)
+            return self.logs
 
         setattr(model, name, function)
 
@@ -186,6 +189,8 @@ class _Epochs:
         kept, kept_steps = [getattr(self, name) for name in names], model.steps_per_execution
         self.rows, self.class_weight, self.steps, self.compiled = rows, class_weight, steps, True
         self.position = {"train": 0, "test": 0}
+        if distributed(model):  # Keras asks again after the last step, and each variable would go through the network
+            model.get_metrics_result = lambda: self.logs
         if not needs_batches(callbacks):
             model.steps_per_execution = next(iter(steps.values())) or 1
         try:
@@ -194,6 +199,7 @@ class _Epochs:
             for name, value in zip(names, kept, strict=True):
                 setattr(self, name, value)
             model.steps_per_execution = kept_steps
+            vars(model).pop("get_metrics_result", None)
 
     def _check(self, *all_rows: Rows | None, stream: Any) -> bool:
         """Whether this model and these rows can take the compiled way; tells once why not, refuses wrong labels."""
@@ -356,10 +362,9 @@ def _orders(rows: Rows) -> tf.data.Dataset:
     return untuned(tf.data.Dataset.counter(int(rows.epoch)).map(rows.order).prefetch(1))
 
 
-def _nothing(model: keras.Model) -> tf.data.Dataset:
+def _nothing(model: keras.Model) -> tf.data.Dataset | tf.distribute.DistributedDataset:
     """What Keras iterates over where the rows are in memory and their order is known."""
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    # one number for each replica: a strategy divides each element among them
-    replicas = model.distribute_strategy.num_replicas_in_sync
-    return untuned(tf.data.Dataset.from_tensors(tf.zeros(replicas)).repeat().with_options(options))
+    nothing = untuned(tf.data.Dataset.from_tensors(0).repeat())
+    if not distributed(model):
+        return nothing
+    return model.distribute_strategy.distribute_datasets_from_function(lambda _: nothing)

@@ -46,21 +46,20 @@ class ReplicatedFunctions:
             )
 
         full = len(rows) // rows.batch_size
-        self._epoch(
+        return self._epoch(
             placed(0), placed(1), order, tf.constant(begin), tf.constant(min(end, full)), class_weight,
             end > full, rows.batch_size, rows.spec,
         )  # fmt: skip
-        return self.model.get_metrics_result()
 
     def stream(self, iterator: tf.distribute.DistributedIterator, count: int) -> dict[str, tf.Tensor]:
         """Run the next ``count`` global batches of a stream, or those that are left; StopIteration if none is."""
         try:
-            done = self._stream(iterator, tf.constant(count))
+            done, logs = self._stream(iterator, tf.constant(count))
         except tf.errors.InvalidArgumentError as error:
             raise wrong_label(error, self.model.layers[1].units) from error
         if not done:
             raise StopIteration
-        return self.model.get_metrics_result()
+        return logs
 
     def _epoch_body(
         self,
@@ -73,7 +72,7 @@ class ReplicatedFunctions:
         last: bool,
         size: int,
         spec: ModelSpec,
-    ) -> None:
+    ) -> dict[str, tf.Tensor]:
         def batch(i: tf.Tensor, count: int) -> tf.Tensor:
             picked = functools.partial(self._picked, first=i * size, count=count, spec=spec)
             self.strategy.run(picked, (x, y, order, class_weight))
@@ -84,8 +83,11 @@ class ReplicatedFunctions:
             tf.while_loop(lambda i: i < end, lambda i: batch(i, size), [begin], parallel_iterations=1)
         if last:
             batch(tf.constant(full), rest)
+        return self._metrics()
 
-    def _stream_body(self, iterator: tf.distribute.DistributedIterator, count: tf.Tensor) -> tf.Tensor:
+    def _stream_body(
+        self, iterator: tf.distribute.DistributedIterator, count: tf.Tensor
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         def step(i: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             batch = iterator.get_next_as_optional()
 
@@ -96,7 +98,11 @@ class ReplicatedFunctions:
             return tf.cond(batch.has_value(), run, lambda: i), batch.has_value()
 
         i, more = tf.constant(0), tf.constant(True)
-        return tf.while_loop(lambda i, more: more & (i < count), step, [i, more], parallel_iterations=1)[0]
+        i, _ = tf.while_loop(lambda i, more: more & (i < count), step, [i, more], parallel_iterations=1)
+        return i, self._metrics()
+
+    def _metrics(self) -> dict[str, tf.Tensor]:
+        return type(self.model).get_metrics_result(self.model)
 
     def _picked(
         self,

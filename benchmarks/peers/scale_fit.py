@@ -1,7 +1,7 @@
 """One fit, or all-reduces alone, on several logical devices or in several processes; one core a replica.
 
 The process that is asked starts those of the workers, each with its own core and TF_CONFIG, and prints what the first
-one printed.
+one printed. With ``apart``, so many fits of one replica each run side by side instead.
 """
 
 import json
@@ -16,13 +16,16 @@ REDUCTIONS = 200
 
 
 def workers(case):
-    """Run all workers of a case; gives what the first one printed."""
+    """Run all processes of a case; gives what the first one printed."""
     sockets = [socket.socket() for _ in range(case["replicas"])]
     for free in sockets:
         free.bind(("127.0.0.1", 0))
-    cluster = {"worker": [f"127.0.0.1:{free.getsockname()[1]}" for free in sockets]}
+    addresses = [f"127.0.0.1:{free.getsockname()[1]}" for free in sockets]
     for free in sockets:
         free.close()
+    places = [(addresses, i) for i in range(len(addresses))]
+    if case.pop("apart", False):
+        case["replicas"], places = 1, [([address], 0) for address in addresses]
     cores = sorted(os.sched_getaffinity(0))
     running = [
         subprocess.Popen(
@@ -30,14 +33,14 @@ def workers(case):
             env={
                 **os.environ,
                 "TF_NUM_INTRAOP_THREADS": "1",
-                "TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": i}}),
+                "TF_CONFIG": json.dumps({"cluster": {"worker": them}, "task": {"type": "worker", "index": index}}),
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            preexec_fn=lambda i=i: os.sched_setaffinity(0, [cores[i]]),
+            preexec_fn=lambda core=core: os.sched_setaffinity(0, [core]),
         )
-        for i in range(case["replicas"])
+        for core, (them, index) in zip(cores, places, strict=False)
     ]
     printed = [process.communicate()[0] for process in running]
     if any(process.returncode for process in running):
@@ -63,19 +66,18 @@ def reductions(strategy, size):
     import numpy as np
     import tensorflow as tf
 
-    def one(values):
-        sums = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
-        return [value * 0.5 for value in sums]
+    def one(i):
+        values = [tf.fill([length], tf.cast(i, tf.float32)) for length in (size, 10)]
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)[0][0]
+
+    def again(i, total):
+        return i + 1, total + strategy.experimental_local_results(strategy.run(one, (i,)))[0]
 
     @tf.function
     def many(count):
-        values = [tf.zeros(size), tf.zeros(10)]
-        tf.while_loop(
-            lambda i, values: i < count,
-            lambda i, values: (i + 1, strategy.run(one, (values,))),
-            [tf.constant(0), values],
-            parallel_iterations=1,
-        )
+        return tf.while_loop(
+            lambda i, total: i < count, again, [tf.constant(0), tf.constant(0.0)], parallel_iterations=1
+        )[1]
 
     count = REDUCTIONS if size < 100_000 else REDUCTIONS // 10
     seconds = []
@@ -115,7 +117,7 @@ def epochs(strategy, case):
 
 def main(case):
     """Print the seconds, of an epoch or by the size of the reduction."""
-    if case["kind"] == "multiworker" and "TF_CONFIG" not in os.environ:
+    if "TF_CONFIG" not in os.environ and (case["kind"] == "multiworker" or "apart" in case):
         print(workers(case))
         return
     strategy = strategy_of(case)
