@@ -14,8 +14,8 @@ import numpy as np
 
 from benchmarks import common
 
-ROWS, EPOCHS = 65_536, 5
-SHAPES = [(256, 10), (4096, 10), (256, 1000)]  # global batch, classes
+EPOCHS = 5
+SHAPES = [(256, 10, 262_144), (4096, 10, 262_144), (256, 1000, 32_768)]  # global batch, classes, rows
 KINDS = ("mirrored", "multiworker")
 SIZES = [10, 1_000, 7_840, 30_000, 100_000, 300_000, 784_000, 2_000_000]  # float32 in one all-reduce
 
@@ -25,23 +25,23 @@ def main(threads: int, only: str) -> None:
     links = {kind: _link(kind) for kind in KINDS if only in kind}
     rows: list[dict[str, Any]] = []
     print(f"\n{'':<34}{'rows/s':>12}{'speed-up':>10}{'ms a step':>11}{'model':>8}")
-    for batch_size, classes in SHAPES:
-        size = {"batch_size": batch_size, "classes": classes}
+    for batch_size, classes, count in SHAPES:
+        size = {"batch_size": batch_size, "classes": classes, "rows": count}
         print(f"batch {batch_size:,}, {classes} classes")
         plain = _row("compiled epoch, no strategy", "none", 1, size, rows)
         for kind, link in links.items():
             one = _row(f"{kind}, 1 replica", kind, 1, size, rows, plain)
-            half = _seconds(kind, 2, {**size, "batch_size": batch_size // 2}, ROWS // 2, apart=True)
+            half = _seconds(kind, 2, {**size, "batch_size": batch_size // 2, "rows": count // 2}, apart=True)
             expected = half + one["steps"] * _reduction(link, 2, 785 * classes)
             _row(f"{kind}, 2 replicas", kind, 2, size, rows, plain, expected)
     if not only:
-        common.write("scale", {"machine": common.machine(2), "rows": ROWS, "links": links, "cases": rows})
+        common.write("scale", {"machine": common.machine(2), "links": links, "cases": rows})
         _plot(links, rows)
 
 
-def _seconds(kind: str, replicas: int, size: dict[str, int], rows: int, **more: bool) -> float:
-    case = {"kind": kind, "replicas": replicas, "rows": rows, "epochs": EPOCHS, **size, **more}
-    return float(common.run("scale_fit", replicas, **case)["seconds"])
+def _seconds(kind: str, replicas: int, size: dict[str, int], **more: bool) -> float:
+    found = common.run("scale_fit", replicas, kind=kind, replicas=replicas, epochs=EPOCHS, **size, **more)
+    return float(found["seconds"])
 
 
 def _row(
@@ -54,18 +54,21 @@ def _row(
     expected: float | None = None,
 ) -> dict[str, Any]:
     """Measure one case, print its line and keep it."""
-    seconds, steps = _seconds(kind, replicas, size, ROWS), ROWS // size["batch_size"]
+    seconds, steps = _seconds(kind, replicas, size), size["rows"] // size["batch_size"]
     row = {
         "name": name,
         **size,
         "steps": steps,
         "seconds": seconds,
-        "rows_per_second": ROWS / seconds,
+        "rows_per_second": size["rows"] / seconds,
         "model_seconds": expected,
     }
     speed_up = f"{plain['seconds'] / seconds:.2f}" if plain else ""
     model = f"{1e3 * expected / steps:.2f}" if expected else ""
-    print(f"  {name:<32}{ROWS / seconds:>12,.0f}{speed_up:>10}{1e3 * seconds / steps:>11.2f}{model:>8}", flush=True)
+    print(
+        f"  {name:<32}{row['rows_per_second']:>12,.0f}{speed_up:>10}{1e3 * seconds / steps:>11.2f}{model:>8}",
+        flush=True,
+    )
     rows.append(row)
     return row
 
