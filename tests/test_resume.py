@@ -1,5 +1,6 @@
 """A fit that was stopped anywhere and goes on, against one that nobody disturbed: the same bytes."""
 
+import errno
 import logging
 import os
 
@@ -164,3 +165,30 @@ def test_a_run_that_is_killed(source, idx_folder, tmp_path):
     assert killed_training.content(tmp_path / "killed") == expected
     assert log.read_text().count("going on after epoch 1\n") == 2
     assert sorted(os.listdir(tmp_path)) == ["killed", "log", "tiny", "whole"]
+
+
+def test_a_full_disk(source, tmp_path, monkeypatch):
+    config = tfsoftmax.RunConfig(data="tiny", epochs=2, batch_size=32, momentum=0.9)
+    written, fsync, full_at = [], os.fsync, [0]
+
+    def forced(file):
+        written.append(file)
+        if len(written) == full_at[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(file)
+
+    def train(name, full=0):
+        written.clear()
+        full_at[0] = full
+        tfsoftmax.train(tfsoftmax.Data(source, batch_size=32), config, tmp_path / name)
+        return killed_training.content(tmp_path / name)
+
+    monkeypatch.setattr(os, "fsync", forced)
+    expected = train("whole")
+    assert len(written) == 8, "config, spec, twice history and state, model, metrics"
+    for full in range(1, 9):
+        with pytest.raises(tfsoftmax.TfsoftmaxError, match=r"cannot write the .*: No space left on device"):
+            train(f"full{full}", full)
+        assert not list((tmp_path / f"full{full}").glob(".*")), "nothing half-written is left"
+    for full in (1, 6, 7, 8):
+        assert train(f"full{full}") == expected, full

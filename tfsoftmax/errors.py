@@ -30,8 +30,9 @@ class WorkerLost(TrainingError):
 
     @classmethod
     def of(cls, error: Exception) -> WorkerLost:
-        """From what TensorFlow raised."""
-        return cls(f"another worker is gone: {str(error).strip().splitlines()[0][:200]}")
+        """From what TensorFlow raised, of whose long text the reason is taken."""
+        _, _, reason = str(error).partition("aborted by: ")
+        return cls(f"another worker is gone: {(reason.splitlines() or [type(error).__name__])[0]}")
 
 
 class ExportError(TfsoftmaxError):

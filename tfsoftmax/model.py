@@ -105,4 +105,4 @@ def _optimizer(name: str, lr: float, momentum: float, decay_steps: int | None) -
         raise InputError(f"momentum goes with optimizer 'sgd', got momentum={momentum!r} with {name!r}")
     rate = keras.optimizers.schedules.CosineDecay(lr, decay_steps) if decay_steps is not None else lr
     extra = {"momentum": momentum} if momentum else {}
-    return OPTIMIZERS[name](learning_rate=rate, **extra)
+    return OPTIMIZERS[name](learning_rate=rate, name=name, **extra)  # Keras would count: sgd, sgd_1, …

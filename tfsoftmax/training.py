@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import fcntl
 import functools
 import io
 import json
-import math
 import os
 import re
 import shutil
-import sys
-import time
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -29,6 +25,7 @@ from tfsoftmax.compilable import distributed, prepare
 from tfsoftmax.data import Data, Rows, load
 from tfsoftmax.errors import InputError, TrainingError, WorkerLost
 from tfsoftmax.evaluation import evaluate
+from tfsoftmax.log import Log
 from tfsoftmax.model import SoftmaxRegression
 from tfsoftmax.resume import Resume, before
 from tfsoftmax.spec import ModelSpec, RunConfig, one_of, read_json, write_bytes, write_text
@@ -138,46 +135,66 @@ def train(
     for name, value in settings.items():
         if data.settings[name] != value:
             raise InputError(f"config says {name}={value!r} and the data has {name}={data.settings[name]!r}")
-    with workers(several(strategy)), contextlib.ExitStack() as stack:
-        folder, is_chief = Path(out), chief(strategy)
-        try:
-            with contextlib.nullcontext() if strategy is None else strategy.scope():
-                model = build(config, data)
+    folder, is_chief = Path(out), chief(strategy)
+    log = Log(folder / "history.csv" if is_chief else None, config, progress and is_chief)
+    try:
+        with workers(several(strategy)), contextlib.ExitStack() as stack:
+            model = _begun(stack, folder, config, data, overwrite, strategy)
+            _fit(model, config, data, folder, log, is_chief)
             if is_chief:
-                stack.enter_context(_claimed(folder, config, overwrite))
-                write_text(folder / "spec.json", data.spec.to_json())
-        except (InputError, OSError):
-            with contextlib.suppress(InputError):
-                agree(strategy, 0, "")
+                _finish(folder, _plain(model, config, data), data, log)
+            agree(strategy, 0, "")  # the others stay until all is written
+    except WorkerLost as error:
+        error.trained = log.trained
+        if not _has_finished(folder):
             raise
-        agree(strategy, 1, "whether it can begin (0: no; that worker's own error says why)")
-        if several(strategy):
-            agree(strategy, _checksum(data.train.rows), "the checksum of the data")
-        log = _Log(folder / "history.csv" if is_chief else None, config, progress and is_chief)
-        callbacks: list[keras.callbacks.Callback] = [log, Resume(folder / STATE)]
-        if config.patience is not None:
-            callbacks.append(
-                keras.callbacks.EarlyStopping("val_loss", patience=config.patience, restore_best_weights=True)
-            )
-        if config.tensorboard and is_chief:
-            callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False))
-        try:
-            with workers(several(strategy)):
-                model.fit(data.train, validation_data=data.val, epochs=config.epochs, callbacks=callbacks, verbose=0)
-        except WorkerLost as error:
-            error.trained = log.trained
-            raise
-        except TrainingError:
-            if log.diverged and is_chief:
-                shutil.rmtree(folder)
-            raise
-        if is_chief:
-            _finish(folder, _plain(model, config, data), data, log)
-        agree(strategy, 0, "")  # the others stay until all is written
-        return Run(folder) if is_chief else None
+    except OSError as error:
+        raise TrainingError(
+            f"cannot write the run folder {str(folder)!r}: {error.strerror}; mend that, and the same command goes on"
+        ) from error
+    return Run(folder) if is_chief else None
 
 
-def _finish(folder: Path, model: keras.Model, data: Data, log: _Log) -> None:
+def _begun(
+    stack: contextlib.ExitStack,
+    folder: Path,
+    config: RunConfig,
+    data: Data,
+    overwrite: bool,
+    strategy: tf.distribute.Strategy | None,
+) -> keras.Sequential:
+    """The model, when the folder is ours until ``stack`` ends, and all workers have the same settings and data."""
+    try:
+        with contextlib.nullcontext() if strategy is None else strategy.scope():
+            model = build(config, data)
+        if chief(strategy):
+            stack.enter_context(_claimed(folder, config, overwrite))
+            write_text(folder / "spec.json", data.spec.to_json())
+    except (InputError, OSError):
+        with contextlib.suppress(InputError):
+            agree(strategy, 0, "")
+        raise
+    agree(strategy, 1, "whether it can begin (0: no; that worker's own error says why)")
+    if several(strategy):
+        agree(strategy, _checksum(config, data.train.rows), "the checksum of settings and data")
+    return model
+
+
+def _fit(model: keras.Model, config: RunConfig, data: Data, folder: Path, log: Log, is_chief: bool) -> None:
+    callbacks: list[keras.callbacks.Callback] = [log, Resume(folder / STATE)]
+    if config.patience is not None:
+        callbacks.append(keras.callbacks.EarlyStopping("val_loss", patience=config.patience, restore_best_weights=True))
+    if config.tensorboard and is_chief:
+        callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False))
+    try:
+        model.fit(data.train, validation_data=data.val, epochs=config.epochs, callbacks=callbacks, verbose=0)
+    except TrainingError:
+        if log.diverged and is_chief:
+            shutil.rmtree(folder)
+        raise
+
+
+def _finish(folder: Path, model: keras.Model, data: Data, log: Log) -> None:
     """Write what a finished run folder has."""
     _save(model, folder / "model.keras")
     metrics = {
@@ -204,9 +221,16 @@ def _plain(model: keras.Model, config: RunConfig, data: Data) -> keras.Model:
     return plain
 
 
-def _checksum(rows: Rows) -> int:
-    """31 bits of all rows in their order."""
-    return zlib.crc32(np.ascontiguousarray(rows.x), zlib.crc32(np.ascontiguousarray(rows.y))) >> 1
+def _checksum(config: RunConfig, rows: Rows) -> int:
+    """31 bits of all settings, and all rows in their order."""
+    checksum = zlib.crc32(config.to_json().encode())
+    for array in (rows.x, rows.y):
+        checksum = zlib.crc32(np.ascontiguousarray(array), checksum)
+    return checksum >> 1
+
+
+def _has_finished(folder: Path) -> bool:
+    return (folder / "metrics.json").is_file() and not (folder / STATE).exists()
 
 
 def build(config: RunConfig, data: Data) -> keras.Sequential:
@@ -298,7 +322,7 @@ def _make(folder: Path, config: RunConfig, overwrite: bool) -> None:
             if not ours and (not folder.is_dir() or any(folder.iterdir())):
                 raise InputError(f"{str(folder)!r} exists and is not a run folder; choose another --out")
             if ours and not overwrite:
-                if (folder / "metrics.json").is_file() and not (folder / STATE).exists():
+                if _has_finished(folder):
                     raise InputError(f"run folder {str(folder)!r} exists; choose another --out, or give --overwrite")
                 if RunConfig.load(folder / "config.json", "run configuration") == config:
                     return
@@ -311,65 +335,3 @@ def _make(folder: Path, config: RunConfig, overwrite: bool) -> None:
         write_text(folder / "config.json", config.to_json())
     except OSError as error:
         raise InputError(f"cannot write the run folder {str(folder)!r}: {error.strerror}") from error
-
-
-class _Log(keras.callbacks.Callback):
-    """One row an epoch in ``history.csv``, progress on standard error, and a stop when the loss is not a number."""
-
-    resumed = ("rows", "seconds")
-
-    def __init__(self, path: Path | None, config: RunConfig, progress: bool):
-        super().__init__()
-        self.path, self.config = path, config
-        self.rows: list[dict[str, Any]] = []
-        self.seconds = 0.0
-        self.begun = self.diverged = self.trained = False
-        self.bar = None
-        self.lines = progress and not sys.stderr.isatty()
-        if progress and not self.lines:
-            from rich.console import Console
-            from rich.progress import Progress
-
-            self.bar = Progress(console=Console(stderr=True))
-
-    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        self.begin = time.perf_counter()
-        if self.bar:
-            self.bar.start()
-            self.task = self.bar.add_task("epochs", total=self.config.epochs)
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        if epoch and not self.begun and (self.bar or self.lines):
-            print(f"going on after epoch {epoch}", file=sys.stderr, flush=True)
-        self.begun = True
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        if not all(math.isfinite(logs[name]) for name in ("loss", "val_loss") if name in logs):
-            self.on_train_end()
-            self.diverged = True
-            smaller = min(RunConfig.lr, self.config.lr / 10)
-            raise TrainingError(
-                f"the loss is {logs['loss']} in epoch {epoch + 1} at learning rate {self.config.lr:g}; "
-                f"take a smaller one, such as --lr {smaller:g}"
-            )
-        rate = float(np.asarray(self.model.optimizer.learning_rate))
-        now = time.perf_counter()
-        self.seconds, self.begin = self.seconds + now - self.begin, now
-        self.rows.append({"epoch": epoch + 1, **logs, "learning_rate": rate})
-        self.trained = True
-        if self.path is None:
-            return
-        text = io.StringIO(newline="")
-        table = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(self.rows)
-        write_text(self.path, text.getvalue())
-        figures = "  ".join(f"{name} {value:.4f}" for name, value in logs.items())
-        if self.bar:
-            self.bar.update(self.task, completed=epoch + 1, description=figures)
-        elif self.lines:
-            print(f"epoch {epoch + 1}/{self.config.epochs}  {figures}", file=sys.stderr, flush=True)
-
-    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        if self.bar:
-            self.bar.stop()
