@@ -260,7 +260,8 @@ def _evaluate(model: keras.Model, dataset: Any, data: Data) -> dict[str, Any]:
 def _save(model: keras.Model, path: Path) -> None:
     """Save ``model`` beside ``path`` and rename it, with the same bytes for the same model.
 
-    Keras notes the time, and names shared objects by their places in memory: here by 1, 2, 3, ….
+    Keras notes the time, counts the input layers of a process, and names shared objects by their places in memory:
+    here by 1, 2, 3, ….
     """
     aside, content, numbers = path.with_name(f".{path.name}"), io.BytesIO(), {}
     try:
@@ -271,6 +272,7 @@ def _save(model: keras.Model, path: Path) -> None:
                 if name == "metadata.json":
                     entry = json.dumps({**json.loads(entry), "date_saved": None}).encode()
                 elif name == "config.json":
+                    entry = re.sub(rb'"input_layer_\d+"', b'"input_layer"', entry)
                     entry = re.sub(
                         rb'(?<="shared_object_id": )\d+',
                         lambda m: b"%d" % numbers.setdefault(m[0], len(numbers) + 1),
