@@ -17,6 +17,11 @@ from benchmarks import common
 EPOCHS = 5
 SHAPES = [(256, 10, 262_144), (4096, 10, 262_144), (256, 1000, 32_768)]  # global batch, classes, rows
 KINDS = ("mirrored", "multiworker")
+BILLION, WORKERS, SHARES = (
+    10**9,
+    (1, 10, 100, 1000),
+    (256, 4096, 65_536),
+)  # projected: rows, workers, rows a worker's step
 SIZES = [10, 1_000, 7_840, 30_000, 100_000, 300_000, 784_000, 2_000_000]  # float32 in one all-reduce
 
 
@@ -35,7 +40,8 @@ def main(threads: int, only: str) -> None:
             expected = half + one["steps"] * _reduction(link, 2, 785 * classes)
             _row(f"{kind}, 2 replicas", kind, 2, size, rows, plain, expected)
     if not only:
-        common.write("scale", {"machine": common.machine(2), "links": links, "cases": rows})
+        projected = _project(links["multiworker"], rows)
+        common.write("scale", {"machine": common.machine(2), "links": links, "cases": rows, "projection": projected})
         _plot(links, rows)
 
 
@@ -92,6 +98,25 @@ def _link(kind: str) -> dict[str, Any]:
 def _reduction(link: dict[str, Any], replicas: int, values: float) -> float:
     """Seconds of one all-reduce of float32 values on a ring."""
     return 2 * (replicas - 1) * (link["latency"] + 4 * values / (replicas * link["bandwidth"]))
+
+
+def _project(link: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Seconds of an epoch of a billion rows by the model, with what was measured of one worker on one core."""
+    small, large = (row for row in rows if row["name"] == "multiworker, 1 replica" and row["classes"] == SHAPES[0][1])
+    steps = [row["seconds"] / row["steps"] for row in (small, large)]
+    row_seconds = (steps[1] - steps[0]) / (large["batch_size"] - small["batch_size"])
+    step_seconds = steps[0] - row_seconds * small["batch_size"]
+    print(f"\none worker: {step_seconds * 1e3:.3f} ms a step and {row_seconds * 1e6:.3f} µs a row")
+    print(f"projected seconds of an epoch of {BILLION:,} rows (784 features, 10 classes)")
+    print(f"{'workers':>10}" + "".join(f"{share:>12,} rows" for share in SHARES) + "   a worker and step")
+    table = {}
+    for workers in WORKERS:
+        reduction = _reduction(link, workers, 785 * SHAPES[0][1])
+        table[workers] = [
+            BILLION / (workers * share) * (step_seconds + share * row_seconds + reduction) for share in SHARES
+        ]
+        print(f"{workers:>10,}" + "".join(f"{seconds:>15,.0f}  " for seconds in table[workers]))
+    return {"step_seconds": step_seconds, "row_seconds": row_seconds, "shares": SHARES, "seconds": table}
 
 
 def _plot(links: dict[str, Any], rows: list[dict[str, Any]]) -> None:

@@ -140,7 +140,7 @@ def test_a_worker_that_dies(idx_folder, tmp_path):
     [
         ("cluster", {}, "strategy must be one of auto, cpu, gpu, mirrored, multiworker, tpu, got 'cluster'"),
         ("gpu", {}, "strategy 'gpu' needs a GPU"),
-        ("tpu", {}, "strategy 'tpu' finds no TPU"),
+        ("tpu", {}, "strategy 'tpu' finds no TPU 'local'"),
         ("multiworker", {}, "strategy 'multiworker' needs TF_CONFIG"),
         ("auto", {"TF_CONFIG": "{"}, "TF_CONFIG is not the JSON object that TensorFlow takes: '{'"),
     ],

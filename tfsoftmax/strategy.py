@@ -6,6 +6,7 @@ import contextlib
 import faulthandler
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -61,19 +62,25 @@ def _multiworker() -> Strategy:
     """One process a machine, all its GPUs; the processes are those of ``TF_CONFIG`` or of the Slurm step."""
     if not _addresses():
         raise InputError("strategy 'multiworker' needs TF_CONFIG with the addresses of the workers, or a step of Slurm")
-    if "TF_CONFIG" in os.environ:
-        return tf.distribute.MultiWorkerMirroredStrategy()
-    return tf.distribute.MultiWorkerMirroredStrategy(tf.distribute.cluster_resolver.SlurmClusterResolver())
+    if "TF_CONFIG" not in os.environ:
+        # TensorFlow counts the GPUs of a node with nvidia-smi, and fails where there is none or the count is 0
+        no_gpu = {"gpus_per_node": 1 << 16, "gpus_per_task": 1, "auto_set_gpu": False}
+        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(**{} if shutil.which("nvidia-smi") else no_gpu)
+        cluster = resolver.cluster_spec().as_dict()
+        task = dict(zip(("type", "index"), resolver.get_task_info(), strict=True))
+        os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
+    return tf.distribute.MultiWorkerMirroredStrategy()
 
 
 def _tpu() -> Strategy:
     """All cores of the TPU that this machine, or the variable ``TPU_NAME``, has."""
+    name = os.environ.get("TPU_NAME", "local")
     try:
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(os.environ.get("TPU_NAME", "local"))
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(name)
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
     except (ValueError, tf.errors.OpError, RuntimeError) as error:
-        raise InputError(f"strategy 'tpu' finds no TPU: {str(error).splitlines()[0]}") from error
+        raise InputError(f"strategy 'tpu' finds no TPU {name!r}; the variable TPU_NAME names another") from error
     return tf.distribute.TPUStrategy(resolver)
 
 
