@@ -135,6 +135,21 @@ def test_a_worker_that_dies(idx_folder, tmp_path):
     assert several.metrics["epochs"] == 60
 
 
+@pytest.mark.slow
+def test_workers_of_different_settings_are_refused(idx_folder, tmp_path):
+    with processes() as start:
+        workers = Workers(start, tmp_path, "--data", f"idx:{idx_folder}", "--epochs", 2)
+        chief = workers.begin(0)
+        workers.command += ["--lr", 0.2]
+        other = workers.begin(1)
+        assert [chief.wait(60), other.wait(60)] == [2, 2]
+    for i in range(2):
+        assert re.search(
+            r"error: settings and data must be the same for all workers; .*: \[\d+, \d+\]$", workers.log(i).read_text()
+        )
+    assert not (tmp_path / "run" / "history.csv").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "environment", "text"),
     [

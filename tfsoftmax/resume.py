@@ -79,7 +79,7 @@ class Resume(keras.callbacks.Callback):
         agree(
             strategy,
             0 if self._state is None else self._state["epoch"],
-            f"the state {str(self.path)!r}, which must be on a file system that all workers share,",
+            f"all workers must share the file system of the state {str(self.path)!r}; they see it after these epochs",
         )
         self.epoch = first
         if self._state is None:

@@ -146,17 +146,17 @@ def chief(strategy: Strategy | None) -> bool:
     return resolver.task_type == "chief" or (resolver.task_id == 0 and "chief" not in resolver.cluster_spec().jobs)
 
 
-def agree(strategy: Strategy | None, value: int, what: str) -> None:
+def agree(strategy: Strategy | None, value: int, text: str) -> None:
     """Wait for all workers and see that each has the same ``value`` of at least 0, of 31 bits.
 
     Raises:
-        InputError: they have not; ``what`` says of what.
+        InputError: they have not: ``text`` and the values of all.
     """
     if several(strategy):
         mine = strategy.experimental_distribute_values_from_function(lambda _: tf.constant([value]))
         values = strategy.gather(mine, axis=0).numpy().tolist()
         if len(set(values)) > 1:
-            raise InputError(f"{what} is not the same for all workers: {values}")
+            raise InputError(f"{text}: {values}")
 
 
 @contextlib.contextmanager

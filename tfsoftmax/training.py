@@ -174,9 +174,13 @@ def _begun(
         with contextlib.suppress(InputError):
             agree(strategy, 0, "")
         raise
-    agree(strategy, 1, "whether it can begin (0: no; that worker's own error says why)")
+    agree(strategy, 1, "not all workers can begin (0: cannot; its own error says why)")
     if several(strategy):
-        agree(strategy, _checksum(config, data.train.rows), "the checksum of settings and data")
+        agree(
+            strategy,
+            _checksum(config, data.train.rows),
+            "settings and data must be the same for all workers; their checksums are",
+        )
     return model
 
 
