@@ -134,6 +134,23 @@ def test_a_state_that_cannot_be_written(source, tmp_path):
         fit(source, tmp_path / "nowhere" / "state", epochs=2)
 
 
+def test_what_a_state_cannot_keep_is_refused(source, tmp_path):
+    class Keeper(keras.callbacks.Callback):
+        resumed = ("kept",)
+        kept = frozenset({1, 2})
+
+    data = tfsoftmax.Data(source, batch_size=32)
+    model, state = tfsoftmax.SoftmaxRegression(3), tfsoftmax.Resume(tmp_path / "state")
+    with pytest.raises(tfsoftmax.InputError, match=r"lists and dictionaries; got frozenset"):
+        model.fit(data.train, epochs=2, callbacks=[state, Keeper()], verbose=0)
+    with pytest.raises(tfsoftmax.InputError, match="leave steps_per_epoch out"):
+        model.fit(data.train, steps_per_epoch=2, callbacks=[state], verbose=0)
+    rows = tfsoftmax.Resume(tmp_path / "state", rows=data.train.rows)
+    with pytest.raises(tfsoftmax.InputError, match="leave steps_per_epoch out"):
+        model.fit(data.train.repeat(), steps_per_epoch=2, callbacks=[rows], verbose=0)
+    assert not (tmp_path / "state").exists()
+
+
 def test_data_sets_made_of_the_rows(source, tmp_path, caplog):
     def made(path=None, stop=None):
         data = tfsoftmax.Data(source, batch_size=32)

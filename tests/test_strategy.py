@@ -10,8 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfsoftmax
 from tfsoftmax.strategy import opened
@@ -157,6 +159,7 @@ def test_workers_of_different_settings_are_refused(idx_folder, tmp_path):
         ("gpu", {}, "strategy 'gpu' needs a GPU"),
         ("tpu", {}, "strategy 'tpu' finds no TPU 'local'"),
         ("multiworker", {}, "strategy 'multiworker' needs TF_CONFIG"),
+        ("auto", {"TF_CONFIG": '{"cluster": {"worker": 5}}'}, "TF_CONFIG is not the JSON object that TensorFlow takes"),
         ("auto", {"TF_CONFIG": "{"}, "TF_CONFIG is not the JSON object that TensorFlow takes: '{'"),
     ],
 )
@@ -165,6 +168,26 @@ def test_a_strategy_that_is_not_there(name, environment, text, monkeypatch):
         monkeypatch.setenv(variable, value)
     with pytest.raises(tfsoftmax.InputError, match=re.escape(text)):
         opened(name, timeout=5)
+
+
+@pytest.mark.parametrize(
+    ("why", "compiled"),
+    [
+        ("its loss is reduced by 'sum'", {"loss": keras.losses.SparseCategoricalCrossentropy(True, reduction="sum")}),
+        ("it has weighted metrics or losses", {"loss_weights": 3.0}),
+        ("its optimizer clips gradients", {"optimizer": keras.optimizers.SGD(0.1, clipnorm=1.0)}),
+    ],
+)
+def test_what_replicas_cannot_serve_goes_kerass_way(source, why, compiled, caplog):
+    data = tfsoftmax.Data(source, batch_size=32)
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        model = tfsoftmax.SoftmaxRegression(3)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(**{"optimizer": "sgd", "loss": loss, "metrics": ["accuracy"], **compiled})
+    model.fit(data.train, verbose=0)
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("tfsoftmax")]
+    assert len(told) == 1
+    assert told[0].startswith(f"training Keras's own way, which is slower: {why}")
 
 
 def test_one_device_is_no_strategy():

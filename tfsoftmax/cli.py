@@ -68,7 +68,7 @@ def train(
     precision: Annotated[str | None, _setting("precision", "Of the products in training: float32 or bfloat16.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
     strategy: Annotated[str, typer.Option(help="auto, cpu, gpu, mirrored, multiworker or tpu.")] = "auto",
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for other workers.", min=1)] = 300,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for other workers.", min=1, max=86_400)] = 300,
     as_json: Json = False,
 ) -> None:
     """Train a model and write its run folder. On an unfinished one the same command goes on."""

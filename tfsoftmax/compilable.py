@@ -52,8 +52,11 @@ def misfit(model: keras.Model) -> str:
             return "its optimizer clips gradients, which Keras does on each replica alone"
         if optimizer.gradient_accumulation_steps:
             return "its optimizer accumulates gradients under a tf.distribute strategy"
-        if model.get_compile_config()["weighted_metrics"]:
-            return "it has weighted metrics under a tf.distribute strategy"
+        compiled = model.get_compile_config()
+        if compiled["weighted_metrics"] or compiled["loss_weights"] is not None:
+            return "it has weighted metrics or losses under a tf.distribute strategy"
+        if loss.reduction not in ("sum_over_batch_size", "mean"):
+            return f"its loss is reduced by {loss.reduction!r} under a tf.distribute strategy"
     return ""
 
 

@@ -58,14 +58,14 @@ def again(timeout: float) -> Iterator[float]:
     try:
         yield max(1.0, until - time.time())
     except WorkerLost as error:
-        if error.trained:
+        if error.begun:
             until = time.time() + timeout - min(10, timeout / 2)  # TensorFlow may have needed 10 s to notice
         if time.time() > until:
             raise
         print(f"{error}\nwaiting for all workers, at most {until - time.time():.0f} s", file=sys.stderr, flush=True)
         time.sleep(1)
         arguments = [sys.executable, *sys.orig_argv[1:]]
-        if error.trained:  # --overwrite has done its work
+        if error.begun:  # --overwrite has done its work
             arguments = [argument for argument in arguments if argument != "--overwrite"]
         os.execve(sys.executable, arguments, {**os.environ, "TFSOFTMAX_WAIT_UNTIL": str(until)})
 

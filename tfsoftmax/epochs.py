@@ -153,6 +153,8 @@ class _Epochs:
         callbacks = keras.tree.flatten(call.get("callbacks") or [])
         for resume in [callback for callback in callbacks if isinstance(callback, Resume)]:
             others = [callback for callback in callbacks if callback is not resume]
+            if call.get("steps_per_epoch") and (resume.rows is not None or hasattr(call.get("x"), "rows")):
+                raise InputError("Resume keeps the order of the rows by whole epochs: leave steps_per_epoch out")
             model, shape = self.model, _row_shape(call.get("x"))
             with model.distribute_strategy.scope():
                 if not model.built and shape is not None:  # what is not there cannot be brought back

@@ -23,16 +23,17 @@ class WorkerLost(TrainingError):
     """Another worker of a distributed run is gone; the state of the last whole epoch is on disk.
 
     Attributes:
-        trained: whether this process had trained an epoch by then.
+        begun: whether all workers had met and the run folder was claimed by then.
     """
 
-    trained = False
+    begun = False
 
     @classmethod
     def of(cls, error: Exception) -> WorkerLost:
         """From what TensorFlow raised, of whose long text the reason is taken."""
         _, _, reason = str(error).partition("aborted by: ")
-        return cls(f"another worker is gone: {(reason.splitlines() or [type(error).__name__])[0]}")
+        reason = reason or str(error) or type(error).__name__
+        return cls(f"another worker is gone: {reason.strip().splitlines()[0]}")
 
 
 class ExportError(TfsoftmaxError):

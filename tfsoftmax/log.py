@@ -29,7 +29,6 @@ class Log(keras.callbacks.Callback):
         rows: epoch, figures and learning rate of each epoch.
         seconds: wall-clock time of all epochs, also of those before a kill.
         diverged: whether the loss was not a number.
-        trained: whether this process has trained an epoch.
 
     Raises:
         TrainingError: in ``fit``: the loss is not a number.
@@ -42,7 +41,7 @@ class Log(keras.callbacks.Callback):
         self.path, self.config = path, config
         self.rows: list[dict[str, Any]] = []
         self.seconds = 0.0
-        self.begun = self.diverged = self.trained = False
+        self.diverged = self.told = False
         self.bar = None
         self.lines = progress and not sys.stderr.isatty()
         if progress and not self.lines:
@@ -60,25 +59,25 @@ class Log(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Say where a run goes on."""
-        if epoch and not self.begun and (self.bar or self.lines):
+        if epoch and not self.told and (self.bar or self.lines):
             print(f"going on after epoch {epoch}", file=sys.stderr, flush=True)
-        self.begun = True
+        self.told = True
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Write and tell the row of this epoch."""
-        if not all(math.isfinite(logs[name]) for name in ("loss", "val_loss") if name in logs):
+        wrong = [name for name in ("loss", "val_loss") if not math.isfinite(logs.get(name, 0.0))]
+        if wrong:
             self.on_train_end()
             self.diverged = True
             smaller = min(RunConfig.lr, self.config.lr / 10)
             raise TrainingError(
-                f"the loss is {logs['loss']} in epoch {epoch + 1} at learning rate {self.config.lr:g}; "
+                f"the {wrong[0]} is {logs[wrong[0]]} in epoch {epoch + 1} at learning rate {self.config.lr:g}; "
                 f"take a smaller one, such as --lr {smaller:g}"
             )
         rate = float(np.asarray(self.model.optimizer.learning_rate))
         now = time.perf_counter()
         self.seconds, self.begin = self.seconds + now - self.begin, now
         self.rows.append({"epoch": epoch + 1, **logs, "learning_rate": rate})
-        self.trained = True
         if self.path is None:
             return
         text = io.StringIO(newline="")

@@ -6,6 +6,7 @@ is written after each epoch: a compiled epoch is the same from process to proces
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _MAGIC = "tfsoftmax state 1"
+_ARRAY = "tfsoftmax array"  # the one key of what stands for an array in the JSON part
 # Keras callback -> its attributes that change while it runs; a class of one's own names them in `resumed`
 _RESUMED = {
     keras.callbacks.EarlyStopping: ("wait", "stopped_epoch", "best", "best_epoch", "best_weights"),
@@ -42,8 +44,10 @@ class Resume(keras.callbacks.Callback):
     It ends with the bytes of a run that was never disturbed: weights, optimizer variables (with them the position on
     a learning-rate schedule), the order of the rows, the history, and what the other callbacks know:
     ``EarlyStopping``, ``ReduceLROnPlateau``, ``ModelCheckpoint``, and each callback that names its attributes in a
-    class attribute ``resumed`` (numbers, texts, arrays, and lists and dictionaries of them). A fit that has come to
-    its end trains nothing more; with more ``epochs`` it goes on.
+    class attribute ``resumed`` (numbers, texts, arrays, and lists and dictionaries of them, keys texts). Checkpoints
+    that are not written by epochs may fall on other batches. A fit that has come to its end trains nothing more; with
+    more ``epochs`` it goes on, unless a callback had stopped it. What is a variable comes from the state, the learning
+    rate too.
 
     It works in the ``fit`` of ``SoftmaxRegression`` and of models given to :func:`tfsoftmax.epochs.accelerate`.
 
@@ -71,9 +75,15 @@ class Resume(keras.callbacks.Callback):
         self.rows = self.rows or rows
         self._others = list(others)
         strategy = self.model.distribute_strategy
-        if is_chief := chief(strategy):
-            self._state = recovered(self.path)
-        agree(strategy, 0, "")  # the others read when the chief has put things right
+        try:
+            if is_chief := chief(strategy):
+                self._state = recovered(self.path)
+        except InputError:
+            with contextlib.suppress(InputError):
+                agree(strategy, 0, "")
+            raise
+        # the others read when the chief has put things right
+        agree(strategy, 1, "not all workers can begin (0: cannot; its own error says why)")
         if not is_chief:
             self._state = read(self.path)
         agree(
@@ -182,8 +192,11 @@ def write(path: Path, state: dict[str, Any]) -> None:
     def plain(value: Any) -> Any:
         if isinstance(value, np.generic):
             return value.item()
-        arrays[f"array{len(arrays)}"] = np.asarray(value)
-        return {"array": f"array{len(arrays) - 1}"}
+        array = np.asarray(value)
+        if array.dtype.hasobject:
+            raise InputError(f"a state keeps numbers, texts, arrays, lists and dictionaries; got {value!r}")
+        arrays[f"array{len(arrays)}"] = array
+        return {_ARRAY: f"array{len(arrays) - 1}"}
 
     text = json.dumps(state, default=plain)
     content = io.BytesIO()
@@ -232,7 +245,7 @@ def content_of(file: bytes) -> dict[str, Any] | None:
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         return json.loads(
             arrays["state"].tobytes(),
-            object_hook=lambda value: arrays[value["array"]] if value.keys() == {"array"} else value,
+            object_hook=lambda value: arrays[value[_ARRAY]] if value.keys() == {_ARRAY} else value,
         )
 
 

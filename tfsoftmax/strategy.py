@@ -23,7 +23,6 @@ _GONE = (
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
     tf.errors.FailedPreconditionError,
-    tf.errors.InternalError,
     tf.errors.UnavailableError,
 )
 
@@ -108,13 +107,14 @@ def opened(name: str, timeout: float) -> Strategy | None:
     addresses = _addresses()
     if len(addresses) < 2:
         return STRATEGIES[name]()
+    late = f"error: not all workers ({', '.join(addresses)}) came within {timeout:.0f} s"
     try:
-        with _ending(timeout, f"error: not all workers ({', '.join(addresses)}) came within {timeout:.0f} s"):
+        with _ending(timeout, late), workers(are_several=True):
             strategy = STRATEGIES[name]()
             agree(strategy, 0, "")
             return strategy
-    except (tf.errors.OpError, RuntimeError) as error:
-        raise WorkerLost.of(error) from error
+    except (tf.errors.OpError, RuntimeError, ValueError, TypeError) as error:
+        raise InputError(f"this worker cannot be started: {str(error).strip().splitlines()[0]}") from error
 
 
 @contextlib.contextmanager
@@ -164,8 +164,8 @@ def workers(are_several: bool) -> Iterator[None]:
     """Where there are several workers: what fails in the block because another one is gone is a WorkerLost."""
     try:
         yield
-    except _GONE as error:
-        if not are_several:
+    except tf.errors.OpError as error:
+        if not (are_several and (isinstance(error, _GONE) or "Collective ops is aborted" in error.message)):
             raise
         raise WorkerLost.of(error) from error
 
@@ -174,9 +174,10 @@ def _addresses() -> list[str]:
     """The workers that ``TF_CONFIG`` names, or as many names as the Slurm step has tasks."""
     text = os.environ.get("TF_CONFIG")
     if text is None:
-        return [f"task {i}" for i in range(int(os.environ.get("SLURM_STEP_NUM_TASKS", 0)))]
+        tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "0")
+        return [f"task {i}" for i in range(int(tasks) if tasks.isdigit() else 0)]
     try:
         cluster = json.loads(text).get("cluster", {})
         return [address for kind in ("chief", "worker") for address in cluster.get(kind, [])]
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, TypeError) as error:
         raise InputError(f"TF_CONFIG is not the JSON object that TensorFlow takes: {text!r}") from error

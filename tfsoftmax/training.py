@@ -135,18 +135,19 @@ def train(
     for name, value in settings.items():
         if data.settings[name] != value:
             raise InputError(f"config says {name}={value!r} and the data has {name}={data.settings[name]!r}")
-    folder, is_chief = Path(out), chief(strategy)
+    folder, is_chief, begun = Path(out), chief(strategy), False
     log = Log(folder / "history.csv" if is_chief else None, config, progress and is_chief)
     try:
         with workers(several(strategy)), contextlib.ExitStack() as stack:
             model = _begun(stack, folder, config, data, overwrite, strategy)
+            begun = True
             _fit(model, config, data, folder, log, is_chief)
             if is_chief:
                 _finish(folder, _plain(model, config, data), data, log)
             agree(strategy, 0, "")  # the others stay until all is written
     except WorkerLost as error:
-        error.trained = log.trained
-        if not _has_finished(folder):
+        error.begun = begun
+        if not (begun and _has_finished(folder)):
             raise
     except OSError as error:
         raise TrainingError(
@@ -226,7 +227,7 @@ def _plain(model: keras.Model, config: RunConfig, data: Data) -> keras.Model:
 
 
 def _checksum(config: RunConfig, rows: Rows) -> int:
-    """31 bits of all settings, and all rows in their order."""
+    """31 bits of all settings, and the training rows in their order."""
     checksum = zlib.crc32(config.to_json().encode())
     for array in (rows.x, rows.y):
         checksum = zlib.crc32(np.ascontiguousarray(array), checksum)
@@ -299,6 +300,7 @@ def _claimed(folder: Path, config: RunConfig, overwrite: bool) -> Iterator[Path]
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep other processes out of ``folder``, by a lock file beside it; makes the folders above."""
+    folder = Path(os.path.abspath(folder))  # "." has no name
     path = folder.with_name(f".{folder.name}.lock")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
