@@ -202,16 +202,23 @@ def test_tables_of_floats(tmp_path):
     np.testing.assert_allclose(classify(tf.constant([example]))["scores"], answers["probabilities"][:1], atol=1e-5)
 
 
-def test_a_full_disk_leaves_what_was_there(finished, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        tf.errors.ResourceExhaustedError(None, None, "{{function_node a}} No space left on device [Op:SaveV2]"),
+    ],
+)
+def test_a_full_disk_leaves_what_was_there(finished, tmp_path, monkeypatch, error):
     run, _ = finished
     tfsoftmax.export(run.model, run.spec, tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
     def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
     monkeypatch.setattr("tfsoftmax.manifest.write_text", full)
-    with pytest.raises(tfsoftmax.ExportError, match=r"cannot write into .*: No space left on device"):
+    with pytest.raises(tfsoftmax.ExportError, match=r"cannot write into '[^']*': No space left on device$"):
         tfsoftmax.export(run.model, run.spec, tmp_path, keep=1)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 

@@ -118,7 +118,7 @@ def test_a_taken_folder_is_refused(source, tmp_path):
     with pytest.raises(tfsoftmax.InputError, match="unfinished run with other settings"):
         train(source, run.folder, epochs=4)
     with pytest.raises(tfsoftmax.InputError, match="has not finished"):
-        tfsoftmax.Run(run.folder)
+        tfsoftmax.Run(str(run.folder))
     assert all(
         (run.folder / name).read_bytes() == content for name, content in before.items() if name != "metrics.json"
     )

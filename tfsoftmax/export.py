@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,7 +100,8 @@ def export(
             removed = [] if keep is None else versions.keep(parent, int(folder.name), keep, work)
     except (OSError, tf.errors.OpError) as error:  # TensorFlow writes the SavedModel, and has errors of its own
         why = error.message if isinstance(error, tf.errors.OpError) else error.strerror or str(error)
-        raise ExportError(f"cannot write into {str(parent)!r}: {why.splitlines()[0]}") from error
+        why = re.sub(r"^\{\{.*?\}\} | \[Op:\w+\]$", "", why.splitlines()[0])  # the operation that failed
+        raise ExportError(f"cannot write into {str(parent)!r}: {why}") from error
     return Export(folder, found, removed)
 
 

@@ -36,7 +36,6 @@ SCHEDULES = {"constant": lambda steps: None, "cosine": lambda steps: steps}
 STATE = "state"  # in the run folder until training has finished
 
 
-@dataclasses.dataclass(frozen=True)
 class Run:
     """A finished run folder.
 
@@ -47,13 +46,15 @@ class Run:
         InputError: no such folder, or training has not finished there.
     """
 
-    folder: Path
-
-    def __post_init__(self) -> None:
+    def __init__(self, folder: str | os.PathLike[str]):
+        self.folder = Path(folder)
         if not (self.folder / "config.json").is_file():
             raise InputError(f"there is no run folder {str(self.folder)!r}; `tfsoftmax train --out` makes one")
         if not (self.folder / "metrics.json").is_file():
             raise InputError(f"the run in {str(self.folder)!r} has not finished; finish it with `tfsoftmax train`")
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
 
     @functools.cached_property
     def config(self) -> RunConfig:
