@@ -4,6 +4,7 @@ A step of a global batch of ``B`` rows on ``R`` replicas costs what one replica 
 all-reduce of the gradient, ``G = 4 (F + 1) C`` bytes: ``2 (R - 1) (latency + G / (R * bandwidth))`` on a ring (Thakur,
 Rabenseifner and Gropp, 2005). Latency and bandwidth are fitted to all-reduces alone; the time of one replica is
 measured with ``B / R`` rows a batch, as many such fits at once as there are replicas: they share caches and memory.
+The all-reduces within the steps are timed in a fit of their own, with what a replica waits for the slower one.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def main(threads: int, only: str) -> None:
     """Measure, print the tables, write ``results/scale.json`` and ``results/scale.png``."""
     links = {kind: _link(kind) for kind in KINDS if only in kind}
     rows: list[dict[str, Any]] = []
-    print(f"\n{'':<34}{'rows/s':>12}{'speed-up':>10}{'ms a step':>11}{'model':>8}")
+    print(f"\n{'':<34}{'rows/s':>12}{'speed-up':>10}{'ms a step':>11}{'model':>8}{'all-reduce':>12}{'model':>8}")
     for batch_size, classes, count in SHAPES:
         size = {"batch_size": batch_size, "classes": classes, "rows": count}
         print(f"batch {batch_size:,}, {classes} classes")
@@ -37,8 +38,8 @@ def main(threads: int, only: str) -> None:
         for kind, link in links.items():
             one = _row(f"{kind}, 1 replica", kind, 1, size, rows, plain)
             half = _seconds(kind, 2, {**size, "batch_size": batch_size // 2, "rows": count // 2}, apart=True)
-            expected = half + one["steps"] * _reduction(link, 2, 785 * classes)
-            _row(f"{kind}, 2 replicas", kind, 2, size, rows, plain, expected)
+            reduction = one["steps"] * _reduction(link, 2, 785 * classes)
+            _row(f"{kind}, 2 replicas", kind, 2, size, rows, plain, (half + reduction, reduction))
     if not only:
         projected = _project(links["multiworker"], rows)
         common.write("scale", {"machine": common.machine(2), "links": links, "cases": rows, "projection": projected})
@@ -57,24 +58,21 @@ def _row(
     size: dict[str, int],
     rows: list[dict[str, Any]],
     plain: dict[str, Any] | None = None,
-    expected: float | None = None,
+    model: tuple[float, float] | None = None,
 ) -> dict[str, Any]:
-    """Measure one case, print its line and keep it."""
+    """Measure one case, print its line and keep it; ``model``: seconds of an epoch, and of the all-reduces in it."""
     seconds, steps = _seconds(kind, replicas, size), size["rows"] // size["batch_size"]
-    row = {
-        "name": name,
-        **size,
-        "steps": steps,
-        "seconds": seconds,
-        "rows_per_second": size["rows"] / seconds,
-        "model_seconds": expected,
-    }
+    row = {"name": name, **size, "steps": steps, "seconds": seconds, "rows_per_second": size["rows"] / seconds}
+    figures = [seconds]
+    if model:
+        reductions = _seconds(kind, replicas, size, timed=True)
+        row |= {"model_seconds": model[0], "reduction_seconds": reductions, "model_reduction_seconds": model[1]}
+        figures += [model[0], reductions, model[1]]
     speed_up = f"{plain['seconds'] / seconds:.2f}" if plain else ""
-    model = f"{1e3 * expected / steps:.2f}" if expected else ""
-    print(
-        f"  {name:<32}{row['rows_per_second']:>12,.0f}{speed_up:>10}{1e3 * seconds / steps:>11.2f}{model:>8}",
-        flush=True,
+    milliseconds = (
+        f"{1e3 * figure / steps:>{width}.2f}" for figure, width in zip(figures, (11, 8, 12, 8), strict=False)
     )
+    print(f"  {name:<32}{row['rows_per_second']:>12,.0f}{speed_up:>10}{''.join(milliseconds)}", flush=True)
     rows.append(row)
     return row
 
@@ -132,16 +130,21 @@ def _plot(links: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         left.loglog(sizes, [1e3 * _reduction(link, 2, size / 4) for size in sizes], "-", color=colour)
     left.set(xlabel="bytes", ylabel="ms", title="one all-reduce, two replicas; lines: model")
     left.legend()
-    two = [row for row in rows if row["model_seconds"]]
-    place = np.arange(len(two))
+    two = [row for row in rows if "model_seconds" in row]
     names = [f"{row['name'].split(',')[0]}\nbatch {row['batch_size']}\n{row['classes']} classes" for row in two]
-    right.bar(place - 0.2, [1e3 * row["seconds"] / row["steps"] for row in two], 0.4, color="#0b6e4f", label="measured")
-    right.bar(
-        place + 0.2, [1e3 * row["model_seconds"] / row["steps"] for row in two], 0.4, color="#9db4c0", label="model"
-    )
-    right.set(yscale="log", ylabel="ms", title="one step, two replicas")
-    right.set_xticks(place, names, fontsize=7)
-    right.legend()
+    for shift, prefix, colour in ((-0.2, "", "#0b6e4f"), (0.2, "model_", "#9db4c0")):
+        place = np.arange(len(two)) + shift
+        step, reduction = (
+            [row[prefix + name] / row["seconds"] for row in two] for name in ("seconds", "reduction_seconds")
+        )
+        name = "model" if prefix else "measured"
+        right.bar(place, reduction, 0.36, color=colour, label=f"{name}: all-reduce")
+        right.bar(
+            place, np.subtract(step, reduction), 0.36, reduction, color=colour, alpha=0.5, label=f"{name}: the rest"
+        )
+    right.set(title="one step of two replicas; 1: measured", ylim=(0, 1.3), yticks=np.linspace(0, 1, 6))
+    right.set_xticks(np.arange(len(two)), names, fontsize=7)
+    right.legend(ncols=2, loc="upper center", frameon=False)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(common.RESULTS / "scale.png", dpi=110)
