@@ -8,6 +8,7 @@ import keras
 import killed_training
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfsoftmax
 from tfsoftmax import resume
@@ -81,6 +82,31 @@ def test_more_epochs_go_on(source, tmp_path):
     assert fit(source, path, patience=20) == fit(source, patience=20), "the best weights were restored after 2 epochs"
 
 
+def test_fewer_epochs_are_refused(source, tmp_path):
+    fit(source, tmp_path / "state", epochs=3, patience=20)
+    with pytest.raises(tfsoftmax.InputError, match="is of a fit of 3 epochs, and 2 are asked; delete it"):
+        fit(source, tmp_path / "state", epochs=2, patience=20)
+
+
+def test_a_learning_rate_that_a_callback_has_set(source, tmp_path):
+    """A fit goes on in the process that has begun it, and in a new one."""
+
+    def made():
+        return tfsoftmax.SoftmaxRegression(3, lr=0.5)
+
+    def go_on(model, epochs):
+        data = tfsoftmax.Data(source, batch_size=32, seed=1)
+        slower = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)
+        model.fit(data.train, epochs=epochs, callbacks=[tfsoftmax.Resume(tmp_path / "state"), slower], verbose=0)
+        return [array.tobytes() for array in model.get_weights()]
+
+    go_on(same := made(), 2)
+    found = go_on(same, 4), go_on(made(), 4)
+    (tmp_path / "state").unlink()
+    (tmp_path / "state.before").unlink()
+    assert [*found] == [go_on(made(), 4)] * 2
+
+
 def test_a_torn_state(source, tmp_path, caplog):
     path = tmp_path / "state"
     expected = fit(source, patience=20)
@@ -111,17 +137,36 @@ def test_a_state_of_something_else_is_refused(source, tmp_path):
     path = tmp_path / "state"
     fit(source, path, epochs=1)
     content = path.read_bytes()
-    with pytest.raises(tfsoftmax.InputError, match="its optimizer is Adam, not SGD; delete it to begin anew"):
+    with pytest.raises(
+        tfsoftmax.InputError, match=r"its optimizer\.class is 'Adam', not 'SGD'; delete it to begin anew"
+    ):
         fit(source, path, optimizer="sgd")
-    with pytest.raises(tfsoftmax.InputError, match="its data is "):
+    with pytest.raises(tfsoftmax.InputError, match=r"its data.seed is 1, not 2"):
         fit(source, path, seed=2)
     data = tfsoftmax.Data(source, batch_size=32, seed=1)
-    with pytest.raises(tfsoftmax.InputError, match="its callbacks is "):
-        tfsoftmax.SoftmaxRegression(3, optimizer="adam").fit(data.train, callbacks=tfsoftmax.Resume(path), verbose=0)
+    with pytest.raises(tfsoftmax.InputError, match=r"its callbacks.0 is 'EarlyStopping', not None"):
+        tfsoftmax.SoftmaxRegression(3, 0.5, optimizer="adam").fit(
+            data.train, callbacks=tfsoftmax.Resume(path), verbose=0
+        )
     other = tmp_path / "other"
     tfsoftmax.SoftmaxRegression(3).fit(data.train, callbacks=[tfsoftmax.Resume(other)], verbose=0)
-    with pytest.raises(tfsoftmax.InputError, match=r"its variables are \[\(30, 3\), \(3,\)"):
-        tfsoftmax.SoftmaxRegression(4).fit(data.train, callbacks=[tfsoftmax.Resume(other)], verbose=0)
+    for change, text in (
+        ({"num_outputs": 4}, r"layers\.1\.units is 3, not 4"),
+        ({"l2": 0.5}, r"layers\.1\.kernel_regularizer\.\w* is None, not .*"),
+        ({"lr": 0.2}, r"optimizer\.learning_rate is 0\.1\d*, not 0\.2\d*"),
+        ({"momentum": 0.9}, r"optimizer\.momentum is 0\.0, not 0\.9"),
+        ({"label_smoothing": 0.1}, r"loss\.class is 'SparseCategoricalCrossentropy', not 'SmoothedCrossentropy'"),
+        ({"precision": "bfloat16"}, r"layers\.1\.dtype.* is 'float32', not 'mixed_bfloat16'"),
+        ({"decay_steps": 9}, r"optimizer\.learning_rate.* is 0\.1\d*, not None"),
+    ):
+        model = tfsoftmax.SoftmaxRegression(**{"num_outputs": 3, **change})
+        with pytest.raises(tfsoftmax.InputError, match=f"is of another fit: its {text}; delete it"):
+            model.fit(data.train, epochs=2, callbacks=[tfsoftmax.Resume(other)], verbose=0)
+    wide = tf.data.Dataset.from_tensor_slices((np.zeros((9, 7), np.float32), np.zeros(9, np.int32))).batch(3)
+    narrow = wide.map(lambda x, y: (x[:, :5], y))
+    tfsoftmax.SoftmaxRegression(3).fit(wide, callbacks=[tfsoftmax.Resume(stream := tmp_path / "stream")], verbose=0)
+    with pytest.raises(tfsoftmax.InputError, match=r"its variables are \[\(7, 3\), \(3,\).* not \[\(5, 3\), "):
+        tfsoftmax.SoftmaxRegression(3).fit(narrow, epochs=2, callbacks=[tfsoftmax.Resume(stream)], verbose=0)
     assert path.read_bytes() == content
     stranger = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(3)])
     stranger.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -130,7 +175,7 @@ def test_a_state_of_something_else_is_refused(source, tmp_path):
 
 
 def test_a_state_that_cannot_be_written(source, tmp_path):
-    with pytest.raises(tfsoftmax.TrainingError, match="after epoch 1: No such file or directory; mend that"):
+    with pytest.raises(tfsoftmax.InputError, match=r"cannot write the state .*: there is no such folder"):
         fit(source, tmp_path / "nowhere" / "state", epochs=2)
 
 
@@ -149,6 +194,17 @@ def test_what_a_state_cannot_keep_is_refused(source, tmp_path):
     with pytest.raises(tfsoftmax.InputError, match="leave steps_per_epoch out"):
         model.fit(data.train.repeat(), steps_per_epoch=2, callbacks=[rows], verbose=0)
     assert not (tmp_path / "state").exists()
+
+
+def test_the_order_of_a_stream_is_not_kept(source, tmp_path, caplog, capsys):
+    rows = tfsoftmax.Data(source, batch_size=32).train
+    for epochs in (1, 2):
+        state = tfsoftmax.Resume(tmp_path / "state")
+        model = tfsoftmax.SoftmaxRegression(3)
+        model.fit(rows.map(lambda x, y: (x, y)), epochs=epochs, callbacks=[state], verbose=epochs)
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("tfsoftmax")]
+    assert told == [f"the order of the rows is not kept in {state.path}: it must be the same in each epoch"]
+    assert f"going on after epoch 1, from {state.path}\n" in capsys.readouterr().out
 
 
 def test_data_sets_made_of_the_rows(source, tmp_path, caplog):

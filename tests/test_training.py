@@ -115,7 +115,7 @@ def test_a_taken_folder_is_refused(source, tmp_path):
     with pytest.raises(tfsoftmax.InputError, match=r"run' exists; choose another --out, or give --overwrite"):
         train(source, run.folder)
     (run.folder / "metrics.json").unlink()
-    with pytest.raises(tfsoftmax.InputError, match="unfinished run with other settings"):
+    with pytest.raises(tfsoftmax.InputError, match=r"unfinished run with other settings \(epochs \d, not 4\)"):
         train(source, run.folder, epochs=4)
     with pytest.raises(tfsoftmax.InputError, match="has not finished"):
         tfsoftmax.Run(str(run.folder))

@@ -86,8 +86,8 @@ def train(
     with tensorflow():
         from tfsoftmax import data as datasets
         from tfsoftmax import training
-        from tfsoftmax.strategy import opened
-    with console.again(timeout) as left:
+        from tfsoftmax.strategy import again, opened
+    with again(timeout) as left:
         scope = opened(strategy, left)
         rows = datasets.load(settings.data, **training.data_settings(settings))
         run = training.train(rows, settings, out, overwrite=overwrite, progress=True, strategy=scope)

@@ -6,12 +6,11 @@ import contextlib
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 
 import typer
 
-from tfsoftmax.errors import TfsoftmaxError, WorkerLost
+from tfsoftmax.errors import TfsoftmaxError
 
 
 @contextlib.contextmanager
@@ -36,7 +35,7 @@ def quiet() -> Iterator[None]:
 @contextlib.contextmanager
 def tensorflow() -> Iterator[None]:
     """Import TensorFlow and start its devices without their chatter; imports of modules that need it go inside."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what goes wrong is raised, too
     with quiet():
         import absl.logging
         import tensorflow as tf
@@ -47,36 +46,16 @@ def tensorflow() -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def again(timeout: float) -> Iterator[float]:
-    """Where the block loses another worker, begin this command again in the same process and wait for its return.
-
-    TensorFlow cannot leave a broken cluster otherwise. Gives the seconds that are left for all workers to come: all
-    of ``timeout``, unless one was lost and is being waited for.
-    """
-    until = float(os.environ.pop("TFSOFTMAX_WAIT_UNTIL", 0)) or time.time() + timeout
-    try:
-        yield max(1.0, until - time.time())
-    except WorkerLost as error:
-        if error.begun:
-            until = time.time() + timeout - min(10, timeout / 2)  # TensorFlow may have needed 10 s to notice
-        if time.time() > until:
-            raise
-        print(f"{error}\nwaiting for all workers, at most {until - time.time():.0f} s", file=sys.stderr, flush=True)
-        time.sleep(1)
-        arguments = [sys.executable, *sys.orig_argv[1:]]
-        if error.begun:  # --overwrite has done its work
-            arguments = [argument for argument in arguments if argument != "--overwrite"]
-        os.execve(sys.executable, arguments, {**os.environ, "TFSOFTMAX_WAIT_UNTIL": str(until)})
-
-
 def run(app: typer.Typer) -> None:
     """Run one command of ``sys.argv``. Exit status: 0 done, 1 failed, 2 wrong usage or bad input; one line says why."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"] or ["--help"]
     debug = "--debug" in sys.argv
     usage_error = typer.BadParameter.__mro__[2]  # click's ClickException, which Typer exports under no name of its own
     try:
-        sys.exit(typer.main.get_command(app).main(arguments, prog_name="tfsoftmax", standalone_mode=False) or 0)
+        status = typer.main.get_command(app).main(arguments, prog_name="tfsoftmax", standalone_mode=False) or 0
+        if status == 130:  # Typer's answer to Ctrl-C
+            raise KeyboardInterrupt
+        sys.exit(status)
     except TfsoftmaxError as error:
         failure, status, text = error, error.exit_status, str(error)
     except usage_error as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -103,6 +104,12 @@ class Rows:
     def y(self) -> np.ndarray:
         """The labels of these rows, in order."""
         return self._y if self.index is None else self._y[self.index]
+
+    @functools.cached_property
+    def checksum(self) -> int:
+        """CRC-32 of the rows, without a copy of them."""
+        arrays = [self._x, self._y] + ([] if self.index is None else [self.index])
+        return functools.reduce(lambda sum_, array: zlib.crc32(np.ascontiguousarray(array), sum_), arrays, 0)
 
     @property
     def steps(self) -> int:

@@ -23,17 +23,19 @@ class WorkerLost(TrainingError):
     """Another worker of a distributed run is gone; the state of the last whole epoch is on disk.
 
     Attributes:
-        begun: whether all workers had met and the run folder was claimed by then.
+        begun: whether all workers had met, and the run folder was claimed, by then.
     """
 
     begun = False
 
     @classmethod
-    def of(cls, error: Exception) -> WorkerLost:
+    def of(cls, error: Exception, begun: bool) -> WorkerLost:
         """From what TensorFlow raised, of whose long text the reason is taken."""
         _, _, reason = str(error).partition("aborted by: ")
         reason = reason or str(error) or type(error).__name__
-        return cls(f"another worker is gone: {reason.strip().splitlines()[0]}")
+        lost = cls(f"another worker is gone: {reason.strip().splitlines()[0]}")
+        lost.begun = begun
+        return lost
 
 
 class ExportError(TfsoftmaxError):

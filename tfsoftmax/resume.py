@@ -45,21 +45,21 @@ class Resume(keras.callbacks.Callback):
     a learning-rate schedule), the order of the rows, the history, and what the other callbacks know:
     ``EarlyStopping``, ``ReduceLROnPlateau``, ``ModelCheckpoint``, and each callback that names its attributes in a
     class attribute ``resumed`` (numbers, texts, arrays, and lists and dictionaries of them, keys texts). Checkpoints
-    that are not written by epochs may fall on other batches. A fit that has come to its end trains nothing more; with
-    more ``epochs`` it goes on, unless a callback had stopped it. What is a variable comes from the state, the learning
-    rate too.
+    that are not written by epochs may fall on other batches. A fit that has come to its end trains nothing more: delete
+    the file to train anew. With more ``epochs`` it goes on, unless a callback had stopped it. Another model, loss,
+    optimizer, learning rate, callbacks or rows are refused; class weights and validation rows are not looked at.
 
     It works in the ``fit`` of ``SoftmaxRegression`` and of models given to :func:`tfsoftmax.epochs.accelerate`.
 
     Args:
         path: the file. It is written aside, forced to disk and renamed; the one before stays as ``PATH.before``.
         rows: whose order is part of the state. ``None``: those of ``data.train`` where ``fit`` is given that. For a
-            data set made of ``data.train``, give ``data.train.rows``; any other one must itself give the rows of
-            epoch ``e`` in the same order in each process.
+            data set made of ``data.train``, give ``data.train.rows``. The order of anything else is not kept (one log
+            line says so): the fit is only exact if the rows come in the same order in each epoch and process.
 
     Raises:
-        InputError: in ``fit``: the state is of another model, optimizer, data or other callbacks, or it is damaged and
-            so is the one before.
+        InputError: in ``fit``: the state is of another fit or has more epochs than are asked, it is damaged and so is
+            the one before, or its folder is not there.
         TrainingError: in ``fit``: the file cannot be written.
     """
 
@@ -67,6 +67,7 @@ class Resume(keras.callbacks.Callback):
         super().__init__()
         self.path, self.rows = Path(path), rows
         self.epoch = 0
+        self._made: dict[str, Any] = {}
         self._state: dict[str, Any] | None = None
         self._others: list[keras.callbacks.Callback] | None = None
 
@@ -77,6 +78,8 @@ class Resume(keras.callbacks.Callback):
         strategy = self.model.distribute_strategy
         try:
             if is_chief := chief(strategy):
+                if not self.path.parent.is_dir():
+                    raise InputError(f"cannot write the state {str(self.path)!r}: there is no such folder")
                 self._state = recovered(self.path)
         except InputError:
             with contextlib.suppress(InputError):
@@ -91,20 +94,34 @@ class Resume(keras.callbacks.Callback):
             0 if self._state is None else self._state["epoch"],
             f"all workers must share the file system of the state {str(self.path)!r}; they see it after these epochs",
         )
-        self.epoch = first
+        self.epoch, self._made = first, self._signature()
         if self._state is None:
             return first
-        for name, now in self._signature().items():
-            if self._state[name] != now:
-                raise InputError(
-                    f"the state {str(self.path)!r} is of another fit: its {name} is {self._state[name]}, not {now}; "
-                    "delete it to begin anew"
-                )
-        if self.rows is not None:
+        self._check(epochs)
+        self._made = self._state["made"]
+        if self.rows is None:
+            _log.warning("the order of the rows is not kept in %s: it must be the same in each epoch", self.path)
+        else:
             self.rows.epoch.assign(self._state["order"])
         self.epoch = self._state["epoch"]
-        _log.info("going on after epoch %d, from %s", self.epoch, self.path)
         return epochs if self._state["stopped"] else self.epoch
+
+    def _check(self, epochs: int) -> None:
+        """Refuse a state of another fit."""
+        made, now = _flat(self._state["made"]), _flat(self._made)
+        if now.get("optimizer.learning_rate") == self._state["rate"]:  # a callback set it, earlier in this process
+            now["optimizer.learning_rate"] = made.get("optimizer.learning_rate")
+        for name in (*made, *now):
+            if made.get(name) != now.get(name):
+                raise InputError(
+                    f"the state {str(self.path)!r} is of another fit: its {name} is {made.get(name)!r}, "
+                    f"not {now.get(name)!r}; delete it to begin anew"
+                )
+        if self._state["epoch"] > epochs:
+            raise InputError(
+                f"the state {str(self.path)!r} is of a fit of {self._state['epoch']} epochs, and {epochs} are asked; "
+                "delete it to begin anew"
+            )
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Bring back the variables."""
@@ -115,12 +132,14 @@ class Resume(keras.callbacks.Callback):
         if self._state is None:
             return
         variables, kept = self._variables(), self._state["variables"]
-        shapes = [variable.shape for variable in variables]
+        shapes = [tuple(variable.shape) for variable in variables]
         if shapes != [array.shape for array in kept]:
             raise InputError(
                 f"the state {str(self.path)!r} is of another model: its variables are "
                 f"{[array.shape for array in kept]}, not {shapes}; delete it to begin anew"
             )
+        text = f"going on after epoch {self.epoch}, from {self.path}"
+        print(text) if self.params.get("verbose") else _log.info(text)
         for variable, array in zip(variables, kept, strict=True):
             variable.assign(array)
 
@@ -153,7 +172,8 @@ class Resume(keras.callbacks.Callback):
             return
         history = self.model.history
         state = {
-            **self._signature(),
+            "made": self._made,
+            "rate": _json(self.model.optimizer.get_config().get("learning_rate")),
             "epoch": epoch,
             "order": None if self.rows is None else int(self.rows.epoch),
             "stopped": bool(self.model.stop_training),
@@ -171,11 +191,20 @@ class Resume(keras.callbacks.Callback):
 
     def _signature(self) -> dict[str, Any]:
         """What must be the same for a fit to go on."""
-        rows = self.rows
+        model, rows = self.model, self.rows
         return {
-            "optimizer": type(self.model.optimizer).__name__,
+            "layers": [_described(layer) for layer in model.layers],
+            "loss": _described(model.loss),
+            "optimizer": _described(model.optimizer),
             "callbacks": [type(callback).__name__ for callback in self._stateful()],
-            "data": rows and [len(rows), rows.batch_size, rows.seed, _digest(rows.spec.to_json().encode())],
+            "data": rows
+            and {
+                "rows": len(rows),
+                "batch_size": rows.batch_size,
+                "seed": rows.seed,
+                "checksum": rows.checksum,
+                "spec": _digest(rows.spec.to_json().encode()),
+            },
         }
 
     def _stateful(self) -> list[keras.callbacks.Callback]:
@@ -259,6 +288,24 @@ def _resumed(callback: keras.callbacks.Callback) -> tuple[str, ...]:
         if isinstance(callback, kind):
             return (*names, *getattr(callback, "resumed", ()))
     return getattr(callback, "resumed", ())
+
+
+def _described(made: Any) -> dict[str, Any]:
+    """Class and settings of something of Keras; names are left out, in which Keras counts what a process makes."""
+    settings = getattr(made, "get_config", dict)()
+    return {"class": type(made).__name__, **_json({name: settings[name] for name in settings if name != "name"})}
+
+
+def _json(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str))
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """The values in JSON values, by where they are: ``optimizer.momentum``."""
+    if not isinstance(value, (dict, list)):
+        return {name: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return {place: found for key, part in items for place, found in _flat(part, f"{name}.{key}".lstrip(".")).items()}
 
 
 def _digest(content: bytes) -> str:

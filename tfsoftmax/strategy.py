@@ -9,11 +9,12 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
-from tfsoftmax.errors import InputError, WorkerLost
+from tfsoftmax.errors import InputError, TrainingError, WorkerLost
 from tfsoftmax.spec import one_of
 
 Strategy = tf.distribute.Strategy
@@ -93,28 +94,67 @@ STRATEGIES: dict[str, Callable[[], Strategy | None]] = {
 }
 
 
-def opened(name: str, timeout: float) -> Strategy | None:
+@contextlib.contextmanager
+def again(timeout: float = 300) -> Iterator[float]:
+    """Where the block loses another worker, begin this program again in the same process and wait for its return.
+
+    TensorFlow cannot leave a broken cluster otherwise. With a :class:`tfsoftmax.Resume` in its ``fit``, a script goes
+    on so after its last whole epoch. Not for notebooks.
+
+    Args:
+        timeout: seconds that all workers may take to come, counted from the loss of one.
+
+    Yields:
+        The seconds that are left of them, for :func:`opened`.
+
+    Raises:
+        WorkerLost: from the block, when no time is left.
+    """
+    until = float(os.environ.pop("TFSOFTMAX_WAIT_UNTIL", 0)) or time.time() + timeout
+    try:
+        yield max(1.0, until - time.time())
+    except WorkerLost as error:
+        if error.begun:
+            until = time.time() + timeout - min(10, timeout / 2)  # TensorFlow may have needed 10 s to notice
+        left = until - time.time()
+        if left < 0:
+            raise
+        print(f"{error}\nwaiting for all workers, at most {left:.0f} s more", file=sys.stderr)
+        time.sleep(1)
+        arguments = [sys.executable, *sys.orig_argv[1:]]
+        if error.begun:  # --overwrite has done its work
+            arguments = [argument for argument in arguments if argument != "--overwrite"]
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execve(sys.executable, arguments, {**os.environ, "TFSOFTMAX_WAIT_UNTIL": str(until)})
+
+
+def opened(name: str, timeout: float = 300) -> Strategy | None:
     """Open the strategy ``name``; None is one device. To be called before TensorFlow has run anything.
 
     Several workers wait for each other. Where some do not come within ``timeout`` seconds, this process ends with an
     error line and status 1.
 
     Raises:
-        InputError: an unknown name, or what the strategy needs is not there.
-        WorkerLost: another worker went away while all were starting.
+        InputError: an unknown name, a wrong ``TF_CONFIG``, or what the strategy needs is not there.
+        TrainingError: this worker cannot be started: its port is taken, for example.
+            :class:`~tfsoftmax.errors.WorkerLost`, if another one went away while all were starting.
     """
     one_of("strategy", name, STRATEGIES)
     addresses = _addresses()
     if len(addresses) < 2:
         return STRATEGIES[name]()
-    late = f"error: not all workers ({', '.join(addresses)}) came within {timeout:.0f} s"
+    late = f"error: not all workers ({', '.join(addresses)}) came in time"
     try:
         with _ending(timeout, late), workers(are_several=True):
             strategy = STRATEGIES[name]()
             agree(strategy, 0, "")
             return strategy
-    except (tf.errors.OpError, RuntimeError, ValueError, TypeError) as error:
-        raise InputError(f"this worker cannot be started: {str(error).strip().splitlines()[0]}") from error
+    except InputError:
+        raise
+    except (tf.errors.OpError, RuntimeError, ValueError) as error:
+        why = str(error).strip().splitlines()[0]
+        raise TrainingError(f"this one of the workers {', '.join(addresses)} cannot be started: {why}") from error
 
 
 @contextlib.contextmanager
@@ -160,14 +200,17 @@ def agree(strategy: Strategy | None, value: int, text: str) -> None:
 
 
 @contextlib.contextmanager
-def workers(are_several: bool) -> Iterator[None]:
-    """Where there are several workers: what fails in the block because another one is gone is a WorkerLost."""
+def workers(are_several: bool, begun: bool = False) -> Iterator[None]:
+    """Where there are several workers: what fails in the block because another one is gone is a WorkerLost.
+
+    ``begun``: all workers have met before the block.
+    """
     try:
         yield
     except tf.errors.OpError as error:
         if not (are_several and (isinstance(error, _GONE) or "Collective ops is aborted" in error.message)):
             raise
-        raise WorkerLost.of(error) from error
+        raise WorkerLost.of(error, begun) from error
 
 
 def _addresses() -> list[str]:
@@ -177,7 +220,22 @@ def _addresses() -> list[str]:
         tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "0")
         return [f"task {i}" for i in range(int(tasks) if tasks.isdigit() else 0)]
     try:
-        cluster = json.loads(text).get("cluster", {})
-        return [address for kind in ("chief", "worker") for address in cluster.get(kind, [])]
-    except (ValueError, AttributeError, TypeError) as error:
-        raise InputError(f"TF_CONFIG is not the JSON object that TensorFlow takes: {text!r}") from error
+        config = json.loads(text)
+        if not (cluster := config.get("cluster")):
+            return []
+        addresses = {
+            (kind, i): str(address) for kind in sorted(cluster) for i, address in enumerate(list(cluster[kind]))
+        }
+        task = config["task"]["type"], int(config["task"]["index"])
+    except (ValueError, AttributeError, TypeError, KeyError) as error:
+        raise InputError(
+            'TF_CONFIG must be {"cluster": {"worker": ["HOST:PORT", …]}, "task": {"type": "worker", "index": 0}}, '
+            f"got {text!r}"
+        ) from error
+    if others := sorted(set(cluster) - {"chief", "worker"}):
+        raise InputError(f"TF_CONFIG has the jobs {others}; training takes 'chief' and 'worker'")
+    if task not in addresses:
+        raise InputError(f"TF_CONFIG says that this is task {task}, and its cluster has {list(addresses)}")
+    if len(set(addresses.values())) < len(addresses):
+        raise InputError(f"TF_CONFIG has one address for several workers: {list(addresses.values())}")
+    return list(addresses.values())

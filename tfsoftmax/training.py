@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfsoftmax.compilable import distributed, prepare
-from tfsoftmax.data import Data, Rows, load
+from tfsoftmax.data import Data, load
 from tfsoftmax.errors import InputError, TrainingError, WorkerLost
 from tfsoftmax.evaluation import evaluate
 from tfsoftmax.log import Log
@@ -178,11 +178,9 @@ def _begun(
         raise
     agree(strategy, 1, "not all workers can begin (0: cannot; its own error says why)")
     if several(strategy):
-        agree(
-            strategy,
-            _checksum(config, data.train.rows),
-            "settings and data must be the same for all workers; their checksums are",
-        )
+        checksums = {"settings": zlib.crc32(config.to_json().encode()), "training rows": data.train.rows.checksum}
+        for name, checksum in checksums.items():
+            agree(strategy, checksum >> 1, f"all workers must have the same {name}; the checksums of theirs are")
     return model
 
 
@@ -225,14 +223,6 @@ def _plain(model: keras.Model, config: RunConfig, data: Data) -> keras.Model:
         for variable, trained in zip(to.variables, value.variables, strict=True):
             variable.assign(np.asarray(trained))
     return plain
-
-
-def _checksum(config: RunConfig, rows: Rows) -> int:
-    """31 bits of all settings, and the training rows in their order."""
-    checksum = zlib.crc32(config.to_json().encode())
-    for array in (rows.x, rows.y):
-        checksum = zlib.crc32(np.ascontiguousarray(array), checksum)
-    return checksum >> 1
 
 
 def _has_finished(folder: Path) -> bool:
@@ -333,10 +323,16 @@ def _make(folder: Path, config: RunConfig, overwrite: bool) -> None:
             if ours and not overwrite:
                 if _has_finished(folder):
                     raise InputError(f"run folder {str(folder)!r} exists; choose another --out, or give --overwrite")
-                if RunConfig.load(folder / "config.json", "run configuration") == config:
+                begun = dataclasses.asdict(RunConfig.load(folder / "config.json", "run configuration"))
+                others = [
+                    f"{name} {begun[name]!r}, not {value!r}"
+                    for name, value in dataclasses.asdict(config).items()
+                    if begun[name] != value
+                ]
+                if not others:
                     return
                 raise InputError(
-                    f"run folder {str(folder)!r} holds an unfinished run with other settings; "
+                    f"run folder {str(folder)!r} holds an unfinished run with other settings ({'; '.join(others)}); "
                     "choose another --out, or give --overwrite"
                 )
             shutil.rmtree(folder)
