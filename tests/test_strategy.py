@@ -185,6 +185,8 @@ def tf_config(value):
         ("auto", tf_config("{"), "TF_CONFIG must be {"),
         ("auto", tf_config("[]"), "TF_CONFIG must be {"),
         ("auto", tf_config({"cluster": {"worker": 5}}), "TF_CONFIG must be {"),
+        ("auto", tf_config({"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}}), "must be {"),
+        ("auto", tf_config({"cluster": {"worker": []}, "task": {"type": ["a"], "index": 0}}), "its cluster has []"),
         ("auto", tf_config({"cluster": {"worker": ["a:1"]}}), "TF_CONFIG must be {"),
         ("auto", tf_config({"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": "x"}}), "must be {"),
         (

@@ -223,10 +223,10 @@ def _addresses() -> list[str]:
         config = json.loads(text)
         if not (cluster := config.get("cluster")):
             return []
-        addresses = {
-            (kind, i): str(address) for kind in sorted(cluster) for i, address in enumerate(list(cluster[kind]))
-        }
-        task = config["task"]["type"], int(config["task"]["index"])
+        if wrong := [them for them in cluster.values() if not isinstance(them, list)]:
+            raise TypeError(wrong)
+        addresses = {(kind, i): str(address) for kind in sorted(cluster) for i, address in enumerate(cluster[kind])}
+        task = str(config["task"]["type"]), int(config["task"]["index"])
     except (ValueError, AttributeError, TypeError, KeyError) as error:
         raise InputError(
             'TF_CONFIG must be {"cluster": {"worker": ["HOST:PORT", …]}, "task": {"type": "worker", "index": 0}}, '
