@@ -94,17 +94,25 @@ def test_a_learning_rate_that_a_callback_has_set(source, tmp_path):
     def made():
         return tfsoftmax.SoftmaxRegression(3, lr=0.5)
 
-    def go_on(model, epochs):
+    def go_on(model, epochs, *others):
         data = tfsoftmax.Data(source, batch_size=32, seed=1)
         slower = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)
-        model.fit(data.train, epochs=epochs, callbacks=[tfsoftmax.Resume(tmp_path / "state"), slower], verbose=0)
+        state = tfsoftmax.Resume(tmp_path / "state")
+        model.fit(data.train, epochs=epochs, callbacks=[state, slower, *others], verbose=0)
         return [array.tobytes() for array in model.get_weights()]
 
     go_on(same := made(), 2)
-    found = go_on(same, 4), go_on(made(), 4)
+    content = (tmp_path / "state").read_bytes()
+    found = [go_on(same, 4)]
+    (tmp_path / "state").write_bytes(content)
+    found.append(go_on(made(), 4))
+    (tmp_path / "state").write_bytes(content)
+    with pytest.raises(Stop):
+        go_on(same := made(), 4, StopAt(2))
+    found.append(go_on(same, 4))
     (tmp_path / "state").unlink()
     (tmp_path / "state.before").unlink()
-    assert [*found] == [go_on(made(), 4)] * 2
+    assert found == [go_on(made(), 4)] * 3
 
 
 def test_a_torn_state(source, tmp_path, caplog):

@@ -87,7 +87,7 @@ def train(
         from tfsoftmax import data as datasets
         from tfsoftmax import training
         from tfsoftmax.strategy import again, opened
-    with again(timeout) as left:
+    with again(timeout, once="--overwrite") as left:
         scope = opened(strategy, left)
         rows = datasets.load(settings.data, **training.data_settings(settings))
         run = training.train(rows, settings, out, overwrite=overwrite, progress=True, strategy=scope)

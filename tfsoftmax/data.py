@@ -107,7 +107,7 @@ class Rows:
 
     @functools.cached_property
     def checksum(self) -> int:
-        """CRC-32 of the rows, without a copy of them."""
+        """CRC-32 of the arrays that these rows are in, and of which ones they are."""
         arrays = [self._x, self._y] + ([] if self.index is None else [self.index])
         return functools.reduce(lambda sum_, array: zlib.crc32(np.ascontiguousarray(array), sum_), arrays, 0)
 

@@ -27,7 +27,6 @@ from tfsoftmax.replicated import ReplicatedFunctions
 from tfsoftmax.resume import Resume
 from tfsoftmax.spec import ModelSpec
 from tfsoftmax.step import labels_checked, linear, wrong_label
-from tfsoftmax.strategy import several, workers
 
 if TYPE_CHECKING:
     from tfsoftmax.data import Rows
@@ -68,11 +67,7 @@ class _Epochs:
         self.told: set[str] = set()
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """As ``keras.Model.fit``: the same arguments, results, callbacks and errors, in compiled epochs.
-
-        Raises:
-            WorkerLost: another worker of a MultiWorkerMirroredStrategy is gone; see :func:`tfsoftmax.strategy.again`.
-        """
+        """As ``keras.Model.fit``: the same arguments, results, callbacks and errors, in compiled epochs."""
         call = inspect.signature(self.keras_fit).bind(*args, **kwargs).arguments
         x = call.get("x")
         if isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)):
@@ -96,8 +91,7 @@ class _Epochs:
             call["validation_data"], call["validation_steps"] = _nothing(self.model), held_out_rows.steps
         steps = {"train": call.get("steps_per_epoch") or _cardinality(x)}
         steps["test"] = call.get("validation_steps") or _cardinality(held_out)
-        running = self._running({"train": rows, "test": held_out_rows}, class_weight, steps, call.get("callbacks"))
-        with workers(several(self.model.distribute_strategy), begun=True), running:
+        with self._running({"train": rows, "test": held_out_rows}, class_weight, steps, call.get("callbacks")):
             return self.keras_fit(**call)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
@@ -114,8 +108,7 @@ class _Epochs:
         if rows is not None:
             call["x"], call["steps"] = _nothing(self.model), rows.steps
         steps = {"test": call.get("steps") or _cardinality(call.get("x"))}
-        running = self._running({"test": rows}, None, steps, call.get("callbacks"))
-        with workers(several(self.model.distribute_strategy), begun=True), running:
+        with self._running({"test": rows}, None, steps, call.get("callbacks")):
             return self.keras_evaluate(**call)
 
     def make_function(self, kind: str, force: bool = False) -> None:

@@ -32,8 +32,8 @@ class WorkerLost(TrainingError):
     def of(cls, error: Exception, begun: bool) -> WorkerLost:
         """From what TensorFlow raised, of whose long text the reason is taken."""
         _, _, reason = str(error).partition("aborted by: ")
-        reason = reason or str(error) or type(error).__name__
-        lost = cls(f"another worker is gone: {reason.strip().splitlines()[0]}")
+        lines = (reason or str(error)).replace("Graph execution error:", "").strip().splitlines()
+        lost = cls(f"another worker is gone: {lines[0] if lines else type(error).__name__}")
         lost.begun = begun
         return lost
 

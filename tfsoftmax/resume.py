@@ -6,12 +6,13 @@ is written after each epoch: a compiled epoch is the same from process to proces
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
 import logging
 import os
+import re
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ import numpy as np
 
 from tfsoftmax.errors import InputError, TrainingError
 from tfsoftmax.spec import write_bytes
-from tfsoftmax.strategy import agree, chief
+from tfsoftmax.strategy import agree, chief, together
 
 if TYPE_CHECKING:
     from tfsoftmax.data import Rows
@@ -37,6 +38,9 @@ _RESUMED = {
     keras.callbacks.ModelCheckpoint: ("best",),
 }
 
+# optimizer -> learning rate when the first Resume saw it
+_RATES: weakref.WeakKeyDictionary[keras.optimizers.Optimizer, Any] = weakref.WeakKeyDictionary()
+
 
 class Resume(keras.callbacks.Callback):
     """Keeps the state of a ``fit`` in a file; the same program started again goes on after the last whole epoch.
@@ -47,7 +51,7 @@ class Resume(keras.callbacks.Callback):
     class attribute ``resumed`` (numbers, texts, arrays, and lists and dictionaries of them, keys texts). Checkpoints
     that are not written by epochs may fall on other batches. A fit that has come to its end trains nothing more: delete
     the file to train anew. With more ``epochs`` it goes on, unless a callback had stopped it. Another model, loss,
-    optimizer, learning rate, callbacks or rows are refused; class weights and validation rows are not looked at.
+    optimizer, learning rate, callbacks or rows are refused; class weights and other validation data are not looked at.
 
     It works in the ``fit`` of ``SoftmaxRegression`` and of models given to :func:`tfsoftmax.epochs.accelerate`.
 
@@ -66,6 +70,7 @@ class Resume(keras.callbacks.Callback):
     def __init__(self, path: str | os.PathLike[str], rows: Rows | None = None):
         super().__init__()
         self.path, self.rows = Path(path), rows
+        self._rows: Rows | None = None
         self.epoch = 0
         self._made: dict[str, Any] = {}
         self._state: dict[str, Any] | None = None
@@ -73,44 +78,38 @@ class Resume(keras.callbacks.Callback):
 
     def begin(self, others: Sequence[keras.callbacks.Callback], rows: Rows | None, first: int, epochs: int) -> int:
         """Called by ``fit`` before it begins: open the state; gives the epoch to begin with, counted from 0."""
-        self.rows = self.rows or rows
+        self._rows = self.rows or rows
         self._others = list(others)
         strategy = self.model.distribute_strategy
-        try:
+        with together(strategy):
             if is_chief := chief(strategy):
                 if not self.path.parent.is_dir():
                     raise InputError(f"cannot write the state {str(self.path)!r}: there is no such folder")
                 self._state = recovered(self.path)
-        except InputError:
-            with contextlib.suppress(InputError):
-                agree(strategy, 0, "")
-            raise
-        # the others read when the chief has put things right
-        agree(strategy, 1, "not all workers can begin (0: cannot; its own error says why)")
-        if not is_chief:
-            self._state = read(self.path)
+        with together(strategy):
+            if not is_chief:  # the chief has put things right
+                self._state = read(self.path)
+            self._made = self._signature()
+            if self._state is not None:
+                self._check(epochs)
         agree(
             strategy,
             0 if self._state is None else self._state["epoch"],
             f"all workers must share the file system of the state {str(self.path)!r}; they see it after these epochs",
         )
-        self.epoch, self._made = first, self._signature()
+        self.epoch = first
         if self._state is None:
             return first
-        self._check(epochs)
-        self._made = self._state["made"]
-        if self.rows is None:
+        if self._rows is None:
             _log.warning("the order of the rows is not kept in %s: it must be the same in each epoch", self.path)
         else:
-            self.rows.epoch.assign(self._state["order"])
+            self._rows.epoch.assign(self._state["order"])
         self.epoch = self._state["epoch"]
         return epochs if self._state["stopped"] else self.epoch
 
     def _check(self, epochs: int) -> None:
         """Refuse a state of another fit."""
         made, now = _flat(self._state["made"]), _flat(self._made)
-        if now.get("optimizer.learning_rate") == self._state["rate"]:  # a callback set it, earlier in this process
-            now["optimizer.learning_rate"] = made.get("optimizer.learning_rate")
         for name in (*made, *now):
             if made.get(name) != now.get(name):
                 raise InputError(
@@ -139,7 +138,10 @@ class Resume(keras.callbacks.Callback):
                 f"{[array.shape for array in kept]}, not {shapes}; delete it to begin anew"
             )
         text = f"going on after epoch {self.epoch}, from {self.path}"
-        print(text) if self.params.get("verbose") else _log.info(text)
+        if self.params.get("verbose"):
+            print(text)
+        else:
+            _log.info(text)
         for variable, array in zip(variables, kept, strict=True):
             variable.assign(array)
 
@@ -173,9 +175,8 @@ class Resume(keras.callbacks.Callback):
         history = self.model.history
         state = {
             "made": self._made,
-            "rate": _json(self.model.optimizer.get_config().get("learning_rate")),
             "epoch": epoch,
-            "order": None if self.rows is None else int(self.rows.epoch),
+            "order": None if self._rows is None else int(self._rows.epoch),
             "stopped": bool(self.model.stop_training),
             "variables": [np.asarray(variable) for variable in self._variables()],
             "history": [history.epoch, history.history],
@@ -191,11 +192,14 @@ class Resume(keras.callbacks.Callback):
 
     def _signature(self) -> dict[str, Any]:
         """What must be the same for a fit to go on."""
-        model, rows = self.model, self.rows
+        model, rows = self.model, self._rows
+        optimizer = _described(model.optimizer)
+        # a callback may have changed it since, in a fit that was interrupted in this process
+        optimizer["learning_rate"] = _RATES.setdefault(model.optimizer, optimizer.get("learning_rate"))
         return {
             "layers": [_described(layer) for layer in model.layers],
             "loss": _described(model.loss),
-            "optimizer": _described(model.optimizer),
+            "optimizer": optimizer,
             "callbacks": [type(callback).__name__ for callback in self._stateful()],
             "data": rows
             and {
@@ -291,13 +295,25 @@ def _resumed(callback: keras.callbacks.Callback) -> tuple[str, ...]:
 
 
 def _described(made: Any) -> dict[str, Any]:
-    """Class and settings of something of Keras; names are left out, in which Keras counts what a process makes."""
-    settings = getattr(made, "get_config", dict)()
-    return {"class": type(made).__name__, **_json({name: settings[name] for name in settings if name != "name"})}
+    """Class and settings of something of Keras, or the name of a function, as JSON has them in any process."""
+    if isinstance(made, str) or not hasattr(made, "get_config"):
+        return {"name": getattr(made, "__name__", str(made))}
+    try:
+        settings = made.get_config()
+    except NotImplementedError:
+        settings = {}
 
+    def plain(value: dict[str, Any]) -> Any:
+        if value.get("class_name") == "__lambda__":  # with the places of its lines
+            return "lambda"
+        if isinstance(name := value.get("name"), str):  # Keras counts what a process makes
+            value["name"] = re.sub(r"_\d+$", "", name)
+        return value
 
-def _json(value: Any) -> Any:
-    return json.loads(json.dumps(value, default=str))
+    return {
+        "class": type(made).__name__,
+        **json.loads(json.dumps(settings, default=lambda value: type(value).__name__), object_hook=plain),
+    }
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

@@ -23,7 +23,6 @@ _GONE = (
     tf.errors.AbortedError,
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
-    tf.errors.FailedPreconditionError,
     tf.errors.UnavailableError,
 )
 
@@ -95,14 +94,16 @@ STRATEGIES: dict[str, Callable[[], Strategy | None]] = {
 
 
 @contextlib.contextmanager
-def again(timeout: float = 300) -> Iterator[float]:
+def again(timeout: float = 300, once: str = "") -> Iterator[float]:
     """Where the block loses another worker, begin this program again in the same process and wait for its return.
 
     TensorFlow cannot leave a broken cluster otherwise. With a :class:`tfsoftmax.Resume` in its ``fit``, a script goes
-    on so after its last whole epoch. Not for notebooks.
+    on so after its last whole epoch. What stands around the block (``finally``, ``atexit``) is not run. Not for
+    notebooks.
 
     Args:
         timeout: seconds that all workers may take to come, counted from the loss of one.
+        once: an argument of the command line that has done its work by then, and is left out.
 
     Yields:
         The seconds that are left of them, for :func:`opened`.
@@ -112,7 +113,8 @@ def again(timeout: float = 300) -> Iterator[float]:
     """
     until = float(os.environ.pop("TFSOFTMAX_WAIT_UNTIL", 0)) or time.time() + timeout
     try:
-        yield max(1.0, until - time.time())
+        with workers(are_several=len(_addresses()) > 1, begun=True):
+            yield max(1.0, until - time.time())
     except WorkerLost as error:
         if error.begun:
             until = time.time() + timeout - min(10, timeout / 2)  # TensorFlow may have needed 10 s to notice
@@ -122,8 +124,8 @@ def again(timeout: float = 300) -> Iterator[float]:
         print(f"{error}\nwaiting for all workers, at most {left:.0f} s more", file=sys.stderr)
         time.sleep(1)
         arguments = [sys.executable, *sys.orig_argv[1:]]
-        if error.begun:  # --overwrite has done its work
-            arguments = [argument for argument in arguments if argument != "--overwrite"]
+        if error.begun:
+            arguments = [argument for argument in arguments if argument != once]
         sys.stdout.flush()
         sys.stderr.flush()
         os.execve(sys.executable, arguments, {**os.environ, "TFSOFTMAX_WAIT_UNTIL": str(until)})
@@ -200,6 +202,18 @@ def agree(strategy: Strategy | None, value: int, text: str) -> None:
 
 
 @contextlib.contextmanager
+def together(strategy: Strategy | None) -> Iterator[None]:
+    """All workers come out of the block, or none: where one cannot begin, the others raise InputError."""
+    try:
+        yield
+    except (InputError, OSError):
+        with contextlib.suppress(InputError):
+            agree(strategy, 0, "")
+        raise
+    agree(strategy, 1, "not all workers can begin (0: cannot; its own error says why)")
+
+
+@contextlib.contextmanager
 def workers(are_several: bool, begun: bool = False) -> Iterator[None]:
     """Where there are several workers: what fails in the block because another one is gone is a WorkerLost.
 
@@ -208,7 +222,9 @@ def workers(are_several: bool, begun: bool = False) -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        if not (are_several and (isinstance(error, _GONE) or "Collective ops is aborted" in error.message)):
+        # an iterator's own fault may be of these kinds too
+        gone = isinstance(error, _GONE) and "IteratorGetNext" not in error.message
+        if not (are_several and (gone or "Collective ops is aborted" in error.message)):
             raise
         raise WorkerLost.of(error, begun) from error
 

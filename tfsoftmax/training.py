@@ -29,7 +29,7 @@ from tfsoftmax.log import Log
 from tfsoftmax.model import SoftmaxRegression
 from tfsoftmax.resume import Resume, before
 from tfsoftmax.spec import ModelSpec, RunConfig, one_of, read_json, write_bytes, write_text
-from tfsoftmax.strategy import agree, chief, several, workers
+from tfsoftmax.strategy import agree, chief, several, together, workers
 
 # name -> function of the number of all steps that gives SoftmaxRegression's decay_steps
 SCHEDULES = {"constant": lambda steps: None, "cosine": lambda steps: steps}
@@ -166,19 +166,14 @@ def _begun(
     strategy: tf.distribute.Strategy | None,
 ) -> keras.Sequential:
     """The model, when the folder is ours until ``stack`` ends, and all workers have the same settings and data."""
-    try:
+    with together(strategy):
         with contextlib.nullcontext() if strategy is None else strategy.scope():
             model = build(config, data)
         if chief(strategy):
             stack.enter_context(_claimed(folder, config, overwrite))
             write_text(folder / "spec.json", data.spec.to_json())
-    except (InputError, OSError):
-        with contextlib.suppress(InputError):
-            agree(strategy, 0, "")
-        raise
-    agree(strategy, 1, "not all workers can begin (0: cannot; its own error says why)")
     if several(strategy):
-        checksums = {"settings": zlib.crc32(config.to_json().encode()), "training rows": data.train.rows.checksum}
+        checksums = {"settings": zlib.crc32(config.to_json().encode()), "rows": data.train.rows.checksum}
         for name, checksum in checksums.items():
             agree(strategy, checksum >> 1, f"all workers must have the same {name}; the checksums of theirs are")
     return model
