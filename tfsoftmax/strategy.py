@@ -1,4 +1,4 @@
-"""Where a model is trained: ``--strategy`` opens a tf.distribute strategy; what its workers must agree on."""
+"""Where a model is trained: ``--strategy`` opens a tf.distribute strategy; how its workers agree, and come back."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ STRATEGIES: dict[str, Callable[[], Strategy | None]] = {
 
 
 @contextlib.contextmanager
-def again(timeout: float = 300, once: str = "") -> Iterator[float]:
+def again(timeout: float = 300, once: str | None = None) -> Iterator[float]:
     """Where the block loses another worker, begin this program again in the same process and wait for its return.
 
     TensorFlow cannot leave a broken cluster otherwise. With a :class:`tfsoftmax.Resume` in its ``fit``, a script goes
@@ -103,7 +103,7 @@ def again(timeout: float = 300, once: str = "") -> Iterator[float]:
 
     Args:
         timeout: seconds that all workers may take to come, counted from the loss of one.
-        once: an argument of the command line that has done its work by then, and is left out.
+        once: an argument of the command line that has done its work by then, and is left out. ``None``: all stay.
 
     Yields:
         The seconds that are left of them, for :func:`opened`.

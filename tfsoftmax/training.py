@@ -136,19 +136,19 @@ def train(
     for name, value in settings.items():
         if data.settings[name] != value:
             raise InputError(f"config says {name}={value!r} and the data has {name}={data.settings[name]!r}")
-    folder, is_chief, begun = Path(out), chief(strategy), False
+    folder, is_chief, are_several = Path(out), chief(strategy), several(strategy)
     log = Log(folder / "history.csv" if is_chief else None, config, progress and is_chief)
     try:
-        with workers(several(strategy)), contextlib.ExitStack() as stack:
-            model = _begun(stack, folder, config, data, overwrite, strategy)
-            begun = True
-            _fit(model, config, data, folder, log, is_chief)
-            if is_chief:
-                _finish(folder, _plain(model, config, data), data, log)
-            agree(strategy, 0, "")  # the others stay until all is written
+        with contextlib.ExitStack() as stack:
+            with workers(are_several):
+                model = _begun(stack, folder, config, data, overwrite, strategy)
+            with workers(are_several, begun=True):
+                _fit(model, config, data, folder, log, is_chief)
+                if is_chief:
+                    _finish(folder, _plain(model, config, data), data, log)
+                agree(strategy, 0, "")  # the others stay until all is written
     except WorkerLost as error:
-        error.begun = begun
-        if not (begun and _has_finished(folder)):
+        if not (error.begun and _has_finished(folder)):
             raise
     except OSError as error:
         raise TrainingError(
