@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tfsoftmax import manifest
-from tfsoftmax.reference import Reference, hard_rows
+from tfsoftmax.exporting import manifest
+from tfsoftmax.exporting.reference import Reference, hard_rows
 
 # importing TensorFlow in the server would be an error
 PROGRAM = """

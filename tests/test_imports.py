@@ -62,6 +62,7 @@ def test_public_names():
         "Source",
         "TfsoftmaxError",
         "TrainingError",
+        "accelerate",
         "export",
         "load",
         "train",
@@ -76,8 +77,8 @@ def test_public_names():
 def test_export_and_verify_stay_functions():
     program = """
 from tfsoftmax.export import Export
-from tfsoftmax.verify import Verified
-import tfsoftmax.export, tfsoftmax.verify, tfsoftmax
+from tfsoftmax.exporting.verify import Verified
+import tfsoftmax.export, tfsoftmax.exporting.verify, tfsoftmax
 print(callable(tfsoftmax.export), callable(tfsoftmax.verify))
 """
     assert run(program).split() == ["True", "True"]
@@ -87,7 +88,7 @@ def test_hashes_are_checked_without_a_runtime(finished):
     program = f"""
 import sys
 from pathlib import Path
-from tfsoftmax.manifest import verify_files
+from tfsoftmax.exporting.manifest import verify_files
 verify_files(Path({str(finished[1].folder)!r}))
 print([m for m in ("tensorflow", "keras", "onnx", "onnxruntime", "ai_edge_litert") if m in sys.modules])
 """

@@ -16,11 +16,12 @@ _PUBLIC = {
     "ModelSpec": "spec",
     "RunConfig": "spec",
     "SoftmaxRegression": "model",
-    "Resume": "resume",
-    "Run": "training",
-    "train": "training",
+    "accelerate": "fitting.epochs",
+    "Resume": "fitting.resume",
+    "Run": "runs.training",
+    "train": "runs.training",
     "export": "export",
-    "verify": "verify",
+    "verify": "exporting.verify",
     "Predictor": "predict",
     "TfsoftmaxError": "errors",
     "InputError": "errors",
@@ -44,7 +45,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(types.ModuleType):
-    """Keeps ``export`` and ``verify`` functions: importing the modules of these names would bind those over them."""
+    """Keeps ``export`` a function: importing the module of this name would bind it over the function."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if isinstance(value, types.ModuleType) and name in _PUBLIC:

@@ -12,9 +12,11 @@ from typing import Annotated, Any
 import typer
 
 from tfsoftmax import console
+from tfsoftmax._checks import one_of
+from tfsoftmax._files import read_json
 from tfsoftmax.console import quiet, tensorflow
 from tfsoftmax.errors import InputError
-from tfsoftmax.spec import RunConfig, one_of, read_json
+from tfsoftmax.spec import RunConfig
 
 app = typer.Typer(
     add_completion=False,
@@ -85,7 +87,7 @@ def train(
     out = Path("runs", _file_name(settings.data)) if out is None else out
     with tensorflow():
         from tfsoftmax import data as datasets
-        from tfsoftmax import training
+        from tfsoftmax.runs import training
         from tfsoftmax.strategy import again, opened
     with again(timeout, once="--overwrite") as left:
         scope = opened(strategy, left)
@@ -189,7 +191,7 @@ def evaluate(
     """Evaluate a finished run: loss, accuracy with its 95 % interval, figures a class, confusion matrix."""
     one_of("--split", split, ("test", "val"))
     with tensorflow():
-        from tfsoftmax.training import Run
+        from tfsoftmax.runs.training import Run
     result = Run(run).evaluate(split)
     if as_json:
         print(json.dumps({"split": split, **result}))
@@ -222,8 +224,8 @@ def export(
     """Export a finished run as the next version, each file compared with the model on the validation rows."""
     with tensorflow():
         from tfsoftmax.export import export as write
-        from tfsoftmax.parity import table
-        from tfsoftmax.training import Run
+        from tfsoftmax.exporting.parity import table
+        from tfsoftmax.runs.training import Run
     finished = Run(run)
     data = finished.data()
     held_out = (data.test if data.val is None else data.val).rows
@@ -254,8 +256,8 @@ def verify(
 ) -> None:
     """Verify an export: hashes, then each file opened in its own runtime and compared on the reference rows."""
     with tensorflow():
-        from tfsoftmax.parity import table
-        from tfsoftmax.verify import verify as check
+        from tfsoftmax.exporting.parity import table
+        from tfsoftmax.exporting.verify import verify as check
     with quiet():
         found = check(export)
     if as_json:
@@ -346,7 +348,7 @@ def serve(
 @app.command(epilog=_example("formats"))
 def formats(as_json: Json = False) -> None:
     """List the formats that export writes."""
-    from tfsoftmax.formats import EXPORTERS
+    from tfsoftmax.exporting.formats import EXPORTERS
 
     if as_json:
         print(

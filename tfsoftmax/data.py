@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfsoftmax import sources
+from tfsoftmax._checks import number, one_of
 from tfsoftmax.errors import InputError
-from tfsoftmax.spec import ModelSpec, check_val, number, one_of
+from tfsoftmax.spec import ModelSpec, check_val
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfsoftmax import card, manifest, parity, versions
+from tfsoftmax._checks import number
+from tfsoftmax._files import write_text
 from tfsoftmax.errors import ExportError, InputError
-from tfsoftmax.formats import EXPORTERS
-from tfsoftmax.linear import Linear
+from tfsoftmax.exporting import card, manifest, parity, versions
+from tfsoftmax.exporting.formats import EXPORTERS
+from tfsoftmax.exporting.linear import Linear
+from tfsoftmax.exporting.reference import Reference, choose, hard_rows
 from tfsoftmax.predict import conform
-from tfsoftmax.reference import Reference, choose, hard_rows
-from tfsoftmax.spec import ModelSpec, RunConfig, number, write_text
+from tfsoftmax.spec import ModelSpec, RunConfig
 
 if TYPE_CHECKING:
     import keras
@@ -32,7 +34,7 @@ class Export:
 
     Args:
         folder: the new version folder.
-        parity: one row a format, see :func:`tfsoftmax.parity.compare`.
+        parity: one row a format, see :func:`tfsoftmax.exporting.parity.compare`.
         removed: the versions that ``keep`` removed.
     """
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import keras
 
-from tfsoftmax.epochs import accelerate
+from tfsoftmax._checks import fraction, number, one_of
 from tfsoftmax.errors import InputError
-from tfsoftmax.losses import SmoothedCrossentropy
-from tfsoftmax.spec import fraction, number, one_of
+from tfsoftmax.fitting.epochs import accelerate
+from tfsoftmax.fitting.losses import SmoothedCrossentropy
 
 # name -> Keras class; `--optimizer` takes these names.
 OPTIMIZERS = {

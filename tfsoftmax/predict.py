@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from tfsoftmax._files import read_json
 from tfsoftmax.errors import InputError
-from tfsoftmax.spec import ModelSpec, read_json
-from tfsoftmax.versions import versions
+from tfsoftmax.exporting.versions import versions
+from tfsoftmax.spec import ModelSpec
 
 Answer = Callable[..., dict[str, np.ndarray]]  # of raw inputs and, for ONNX, of the outputs to compute
 

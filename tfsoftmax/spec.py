@@ -5,67 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
+from tfsoftmax._checks import fraction, number, one_of
+from tfsoftmax._files import read_json
 from tfsoftmax.errors import InputError
-
-
-def one_of(name: str, value: Any, choices: Any) -> None:
-    """Raise InputError unless ``value`` is among ``choices``; the text lists them."""
-    if value not in choices:
-        raise InputError(f"{name} must be one of {', '.join(sorted(choices))}, got {value!r}")
-
-
-def number(name: str, value: Any, low: float, *, whole: bool = False, open_low: bool = False) -> None:
-    """Raise InputError unless ``value`` is a finite number of at least (with ``open_low``: above) ``low``."""
-    kinds = int if whole else (int, float)
-    kind = "a whole number" if whole else "a finite number"
-    good = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or value < low or (open_low and value == low):
-        raise InputError(f"{name} must be {kind} {'above' if open_low else 'of at least'} {low:g}, got {value!r}")
-
-
-def fraction(name: str, value: Any) -> None:
-    """Raise InputError unless ``value`` is a number in [0, 1)."""
-    number(name, value, 0)
-    if value >= 1:
-        raise InputError(f"{name} must be below 1, got {value!r}")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` beside ``path``, force it to disk, rename it into place: readers see the old or the new file."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes, before: Path | None = None) -> None:
-    """As :func:`write_text`; with ``before``, the file that was in ``path`` is kept there."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(aside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if before is not None and path.exists():
-            os.replace(path, before)
-        os.replace(aside, path)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
-
-
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """Read one JSON object; ``what`` names the file's role in the error if there is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {what} {str(path)!r}: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"{what} {str(path)!r} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{what} {str(path)!r} must hold one JSON object, got {type(value).__name__}")
-    return value
 
 
 class _Json:

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
+from tfsoftmax._checks import one_of
 from tfsoftmax.errors import InputError, TrainingError, WorkerLost
-from tfsoftmax.spec import one_of
 
 Strategy = tf.distribute.Strategy
 # what TensorFlow raises in a collective operation whose other side is gone

@@ -5,7 +5,7 @@ rows and no weights, so each lane has the gradient that it would have alone. Not
 only wider, and a wide product costs far less than ``K`` narrow ones.
 
 Kernels are kept transposed, ``(C, K, F)``: their gradient ``errorᵀ x`` comes out so, at full speed (see
-``tfsoftmax.epochs``). Classes come before lanes, so that softmax runs over whole vectors of lanes.
+``tfsoftmax.fitting.epochs``). Classes come before lanes, so that softmax runs over whole vectors of lanes.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfsoftmax import compilable
 from tfsoftmax.data import Rows, preprocess
-from tfsoftmax.losses import SmoothedCrossentropy
+from tfsoftmax.fitting import compilable
+from tfsoftmax.fitting.losses import SmoothedCrossentropy
 from tfsoftmax.spec import ModelSpec
 
 

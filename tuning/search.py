@@ -14,10 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tfsoftmax._checks import number, one_of
+from tfsoftmax._files import read_json, write_text
 from tfsoftmax.data import Data
 from tfsoftmax.errors import InputError, TrainingError
-from tfsoftmax.spec import RunConfig, number, one_of, read_json, write_text
-from tfsoftmax.training import locked
+from tfsoftmax.runs.training import locked
+from tfsoftmax.spec import RunConfig
 from tuning import curves
 from tuning.oracles import TUNERS
 from tuning.space import Curvature, Range, SoftmaxHyperModel, Space, around, curvature

@@ -11,11 +11,12 @@ import keras
 import keras_tuner
 import numpy as np
 
+from tfsoftmax._checks import one_of
 from tfsoftmax.data import PREPROCESSORS, Data
 from tfsoftmax.errors import InputError
 from tfsoftmax.model import OPTIMIZERS
-from tfsoftmax.spec import RunConfig, one_of
-from tfsoftmax.training import SCHEDULES, build
+from tfsoftmax.runs.training import SCHEDULES, build
+from tfsoftmax.spec import RunConfig
 
 
 @dataclasses.dataclass(frozen=True)

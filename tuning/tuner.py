@@ -19,8 +19,9 @@ import keras_tuner
 import numpy as np
 from keras_tuner.src.distribute import utils as distribution
 
+from tfsoftmax._checks import number
+from tfsoftmax._files import write_text
 from tfsoftmax.errors import InputError
-from tfsoftmax.spec import number, write_text
 from tuning import workers
 from tuning.calls import Call, call_of, for_trial
 from tuning.lanes import Lanes, lane_bytes

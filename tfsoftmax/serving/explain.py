@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from tfsoftmax.reference import Reference
+from tfsoftmax.exporting.reference import Reference
 from tfsoftmax.serving import tensors, tfserving
 from tfsoftmax.serving.models import Version
 from tfsoftmax.serving.wire import Refused

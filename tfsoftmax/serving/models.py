@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from tfsoftmax.errors import InputError, TfsoftmaxError
-from tfsoftmax.manifest import verify_files
+from tfsoftmax.exporting.manifest import verify_files
+from tfsoftmax.exporting.reference import Reference
+from tfsoftmax.exporting.versions import versions
 from tfsoftmax.predict import Predictor
-from tfsoftmax.reference import Reference
 from tfsoftmax.serving import metrics, tensors
 from tfsoftmax.serving.settings import Settings
-from tfsoftmax.versions import versions
 
 log = logging.getLogger("tfsoftmax.serving")
 

@@ -7,8 +7,8 @@ import json
 import os
 from pathlib import Path
 
+from tfsoftmax._checks import number
 from tfsoftmax.errors import InputError
-from tfsoftmax.spec import number
 
 VARIABLE = "TFSOFTMAX_SERVE"
 

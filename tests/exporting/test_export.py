@@ -1,0 +1,334 @@
+import concurrent.futures
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import stat
+
+import keras
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+from conftest import CLASSES, SHAPE
+
+import tfsoftmax
+from tfsoftmax.exporting.formats import EXPORTERS
+from tfsoftmax.exporting.manifest import verify_files
+
+
+@pytest.fixture(scope="module")
+def raw():
+    return np.random.default_rng(5).integers(0, 256, (40, *SHAPE)).astype(np.uint8)
+
+
+def expected(run, raw):
+    """The answers, computed by NumPy from the weights."""
+    kernel, bias = run.model.get_weights()
+    logits = (raw.reshape(len(raw), -1) / 255.0) @ kernel + bias
+    exps = np.exp(logits - logits.max(axis=1, keepdims=True))
+    class_id = logits.argmax(axis=1)
+    return {
+        "logits": logits,
+        "probabilities": exps / exps.sum(axis=1, keepdims=True),
+        "class_id": class_id,
+        "label": [CLASSES[i] for i in class_id],
+    }
+
+
+def check(answers, wanted):
+    assert set(answers) == set(wanted)
+    np.testing.assert_allclose(answers["logits"], wanted["logits"], atol=1e-5)
+    np.testing.assert_allclose(answers["probabilities"], wanted["probabilities"], atol=1e-5)
+    np.testing.assert_array_equal(answers["class_id"], wanted["class_id"])
+    assert answers["class_id"].dtype == np.int64
+    if "label" in wanted:
+        assert [label.decode() if isinstance(label, bytes) else label for label in answers["label"]] == wanted["label"]
+
+
+@pytest.mark.parametrize("batch", [1, 7, 40])
+def test_files_answer_as_numpy_does(finished, raw, batch):
+    run, done = finished
+    wanted = expected(run, raw[:batch])
+    serve = tf.saved_model.load(str(done.folder)).signatures["serving_default"]
+    check({name: value.numpy() for name, value in serve(image=tf.constant(raw[:batch])).items()}, wanted)
+    session = onnxruntime.InferenceSession(done.folder / "model.onnx")
+    names = [output.name for output in session.get_outputs()]
+    check(dict(zip(names, session.run(None, {"image": raw[:batch]}), strict=True)), wanted)
+    litert = Interpreter(str(done.folder / "model.tflite")).get_signature_runner("serving_default")
+    check(litert(image=raw[:batch]), {name: wanted[name] for name in ("logits", "probabilities", "class_id")})
+    check(tfsoftmax.Predictor(done.folder.parent)(raw[:batch]), wanted)
+
+
+def test_onnx_file_is_valid_and_named(finished):
+    graph = onnx.load(finished[1].folder / "model.onnx")
+    onnx.checker.check_model(graph, full_check=True)
+    (image,) = graph.graph.input
+    assert image.name == "image"
+    assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert [d.dim_value for d in image.type.tensor_type.shape.dim][1:] == list(SHAPE)
+    assert image.type.tensor_type.shape.dim[0].dim_value == 0, "any batch"
+    assert [output.name for output in graph.graph.output] == ["logits", "probabilities", "class_id", "label"]
+    assert graph.producer_name == "tfsoftmax"
+    said = {entry.key: json.loads(entry.value) for entry in graph.metadata_props}
+    assert said["labels"] == list(CLASSES)
+    assert said["spec"]["shape"] == list(SHAPE)
+    kinds = [node.op_type for node in graph.graph.node]
+    assert kinds == ["Cast", "Reshape", "MatMul", "Add", "Softmax", "ArgMax", "Gather"], "the scale is in the weights"
+
+
+def test_folder_and_manifest(finished):
+    run, done = finished
+    assert (done.folder / "assets" / "labels.txt").read_text().splitlines() == list(CLASSES)
+    manifest = json.loads((done.folder / "manifest.json").read_text())
+    files = {
+        path.relative_to(done.folder).as_posix(): path
+        for path in done.folder.rglob("*")
+        if path.is_file() and path.name != "manifest.json"
+    }
+    assert {"saved_model.pb", "model.onnx", "assets/labels.txt"} <= set(files) == set(manifest["files"])
+    for name, path in files.items():
+        content = path.read_bytes()
+        assert manifest["files"][name] == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    assert manifest["metrics"] == run.metrics
+    assert manifest["spec"]["classes"] == list(CLASSES)
+    assert [row["format"] for row in manifest["parity"]] == list(EXPORTERS)
+    for row in manifest["parity"]:
+        assert row["ok"]
+        assert EXPORTERS[row["format"]].int8 or (row["logits"] <= 1e-4 and row["classes"] == 0)
+    assert verify_files(done.folder) == manifest
+    assert stat.S_IMODE(done.folder.stat().st_mode) == 0o755, "a server under another user can read it"
+
+
+def test_versions_count_up(finished, tmp_path):
+    run, _ = finished
+    for other in ("7", "notes", ".export-left", "x8", "010"):
+        (tmp_path / other).mkdir()
+    (tmp_path / "8").write_text("a file")
+    assert tfsoftmax.export(run.model, run.spec, tmp_path).folder.name == "9"
+    assert tfsoftmax.export(run.model, run.spec, tmp_path).folder.name == "10"
+    assert tfsoftmax.Predictor(tmp_path).folder.name == "10"
+    beside = ["README.md", "config.pbtxt", "notes", "x8"]
+    assert sorted(os.listdir(tmp_path)) == ["010", "10", "7", "8", "9", *beside], (
+        "what was left by a killed one is gone"
+    )
+    with pytest.raises(tfsoftmax.InputError, match=r"version 9 is in .* already"):
+        tfsoftmax.export(run.model, run.spec, tmp_path, version=9)
+    done = tfsoftmax.export(run.model, run.spec, tmp_path, version=12, keep=2)
+    assert (done.folder.name, done.removed) == ("12", [7, 9])
+    done = tfsoftmax.export(run.model, run.spec, tmp_path, version=11, keep=1)
+    assert (done.folder.name, done.removed) == ("11", [10]), "a newer one stays"
+    assert sorted(os.listdir(tmp_path)) == ["010", "11", "12", "8", *beside]
+    for name in ("version", "keep"):
+        with pytest.raises(tfsoftmax.InputError, match=f"{name} must be a whole number of at least 1, got 0"):
+            tfsoftmax.export(run.model, run.spec, tmp_path, **{name: 0})
+
+
+def test_two_exports_at_once_take_two_versions(finished, tmp_path):
+    run, _ = finished
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(lambda _: tfsoftmax.export(run.model, run.spec, tmp_path), range(2)))
+    assert sorted(one.folder.name for one in done) == ["1", "2"]
+    assert sorted(os.listdir(tmp_path)) == ["1", "2", "README.md", "config.pbtxt"]
+
+
+def test_the_same_run_gives_the_same_files(finished, tmp_path):
+    run, done = finished
+    val = run.data().val.rows
+    again = tfsoftmax.export(run.model, run.spec, tmp_path / "tiny", rows=val.x, labels=val.y).folder
+    for name in ("model.onnx", "model.int8.onnx", "model.tflite", "model.int8.tflite", "reference.npz"):
+        assert (again / name).read_bytes() == (done.folder / name).read_bytes()
+    warmup = "assets.extra/tf_serving_warmup_requests"
+    assert (again / warmup).read_bytes() == (done.folder / warmup).read_bytes()
+    one, two = (tf.saved_model.load(str(folder)) for folder in (again, done.folder))
+    for name in ("serving_default", "classify"):
+        one_graph, two_graph = (loaded.signatures[name].graph.as_graph_def() for loaded in (one, two))
+        assert [(node.op, node.attr["dtype"]) for node in one_graph.node] == [
+            (node.op, node.attr["dtype"]) for node in two_graph.node
+        ]
+    for name in ("kernel", "bias"):
+        assert (getattr(one, name).numpy() == getattr(two, name).numpy()).all()
+
+
+def test_model_card(finished, source):
+    run, done = finished
+    card = (done.folder.parent / "README.md").read_text()
+    metrics = run.metrics["test"]
+    assert f"| test | 50 | {metrics['loss']:.4f} | {metrics['accuracy']:.4f} |" in card
+    assert "{:.4f} to {:.4f}".format(*metrics["accuracy_95"]) in card
+    for figures in metrics["classes"]:
+        assert f"| {figures['name']} | {figures['count']} |" in card
+    assert "38 validation rows, drawn from the training split by seed 0" in card
+    for server in ("tensorflow_model_server", "tritonserver", "KServe", "ONNX Runtime", "LiteRT", "tfsoftmax serve"):
+        assert server in card
+    for row in done.parity:
+        assert f"| `{row['file']}` | {row['runtime']} | {row['bytes']:,} |" in card
+
+
+def test_a_card_without_figures(finished, tmp_path):
+    run, _ = finished
+    tfsoftmax.export(run.model, run.spec, tmp_path)
+    assert "Not measured" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("preprocess", ["center", "standardize"])
+def test_preprocessing_is_inside(source, raw, tmp_path, preprocess):
+    data = tfsoftmax.Data(source, batch_size=32, preprocess=preprocess)
+    model = tfsoftmax.SoftmaxRegression(3, lr=0.05)
+    model.fit(data.train, verbose=0)
+    tfsoftmax.export(model, data.spec, tmp_path, rows=data.val.rows.x)
+    x = (raw - np.reshape(data.spec.offset, SHAPE)) * np.reshape(
+        data.spec.scale, SHAPE if preprocess != "center" else ()
+    )
+    np.testing.assert_allclose(tfsoftmax.Predictor(tmp_path)(raw)["logits"], model(x.astype(np.float32)), atol=1e-5)
+
+
+def test_tables_of_floats(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(90, 4)).astype(np.float32), rng.integers(0, 2, 90)
+    data = tfsoftmax.Data(tfsoftmax.Source("table", x, y, x, y, ("no", "yes")), preprocess="standardize")
+    model = tfsoftmax.SoftmaxRegression(2)
+    model.fit(data.train, verbose=0)
+    tfsoftmax.export(model, data.spec, tmp_path)
+    answers = tfsoftmax.Predictor(tmp_path)(x)
+    standard = (x - np.array(data.spec.offset, np.float32)) * np.array(data.spec.scale, np.float32)
+    np.testing.assert_allclose(answers["logits"], model(standard), atol=1e-5)
+    classify = tf.saved_model.load(str(tmp_path / "1")).signatures["classify"]
+    features = tf.train.Feature(float_list=tf.train.FloatList(value=x[0].tolist()))
+    example = tf.train.Example(features=tf.train.Features(feature={"features": features})).SerializeToString()
+    np.testing.assert_allclose(classify(tf.constant([example]))["scores"], answers["probabilities"][:1], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        tf.errors.ResourceExhaustedError(None, None, "{{function_node a}} No space left on device [Op:SaveV2]"),
+    ],
+)
+def test_a_full_disk_leaves_what_was_there(finished, tmp_path, monkeypatch, error):
+    run, _ = finished
+    tfsoftmax.export(run.model, run.spec, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr("tfsoftmax.exporting.manifest.write_text", full)
+    with pytest.raises(tfsoftmax.ExportError, match=r"cannot write into '[^']*': No space left on device$"):
+        tfsoftmax.export(run.model, run.spec, tmp_path, keep=1)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_tables_far_from_zero_in_different_units(tmp_path):
+    """Folded in, such offsets would cost float32 most of its digits: so they are not."""
+    rng = np.random.default_rng(1)
+    centre, width = rng.uniform(-1e5, 1e5, 60), 10.0 ** rng.uniform(-1, 3, 60)
+    z = rng.normal(size=(300, 60))
+    y = (z[:, :20] + 0.5 * rng.normal(size=(300, 20))).argmax(axis=1)
+    x = (centre + width * z).astype(np.float32)
+    data = tfsoftmax.Data(
+        tfsoftmax.Source("units", x, y, x, y, tuple(f"größe {i}" for i in range(20))), preprocess="standardize"
+    )
+    model = tfsoftmax.SoftmaxRegression(20, lr=0.5)
+    model.fit(data.train, epochs=20, verbose=0)
+    done = tfsoftmax.export(model, data.spec, tmp_path, rows=x, labels=y)
+    rows = {row["format"]: row for row in done.parity}
+    assert rows["onnx"]["logits"] <= 1e-4
+    assert rows["onnx"]["accuracy"] > 0.5
+    for name in ("onnx", "litert"):
+        assert rows[f"{name}_int8"]["bytes"] < rows[name]["bytes"]
+    kinds = [node.op_type for node in onnx.load(done.folder / "model.onnx").graph.node]
+    assert kinds[:3] == ["Cast", "Sub", "Mul"] or kinds[:2] == ["Sub", "Mul"]
+    assert (done.folder / "assets" / "labels.txt").read_text(encoding="utf-8").splitlines() == list(data.classes)
+    assert tfsoftmax.Predictor(tmp_path)(x[:1])["label"][0].startswith("größe ")
+    assert [one.folder for one in tfsoftmax.verify(tmp_path)] == [done.folder]
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [(SHAPE, "uint8"), ((182, 182), "uint8"), ((40,), "float32")])
+def test_onnx_int8_rounds_the_weights_and_nothing_else(tmp_path, shape, dtype):
+    rng = np.random.default_rng(3)
+    x = rng.integers(0, 256, (30, *shape)).astype(dtype)
+    data = tfsoftmax.Data(tfsoftmax.Source("x", x, np.arange(30) % 3, x, np.arange(30) % 3, CLASSES))
+    model = tfsoftmax.SoftmaxRegression(3)
+    model.build((None, *shape))
+    kernel = (rng.normal(size=(x[0].size, 3)) / np.sqrt(x[0].size)).astype(np.float32)
+    model.layers[1].set_weights([kernel, np.zeros(3, np.float32)])
+    folder = tfsoftmax.export(model, data.spec, tmp_path, rows=x).folder
+    step = np.abs(kernel).max(axis=0) / 127
+    wanted = (x.reshape(30, -1) * data.spec.scale) @ (np.rint(kernel / step) * step)
+    session = onnxruntime.InferenceSession(folder / "model.int8.onnx")
+    (logits,) = session.run(["logits"], {data.spec.input_name: x})
+    np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-4)
+    kinds = [node.op_type for node in onnx.load(folder / "model.int8.onnx").graph.node]
+    assert ("MatMulInteger" in kinds) == (shape == SHAPE), "where 32 bits cannot overflow"
+
+
+@pytest.mark.parametrize("name", list(EXPORTERS))
+def test_a_mismatch_leaves_no_version(finished, tmp_path, monkeypatch, name):
+    run, _ = finished
+    good = EXPORTERS[name]
+
+    def write(linear, folder):
+        # a class that gains a lot: too much for any format
+        good.write(dataclasses.replace(linear, bias=linear.bias + np.array([0, 9, 0], np.float32)), folder)
+
+    monkeypatch.setitem(EXPORTERS, name, dataclasses.replace(good, write=write))
+    with pytest.raises(tfsoftmax.ExportError, match=f"^{name} does not answer as the model does") as failure:
+        tfsoftmax.export(run.model, run.spec, tmp_path)
+    assert "NO" in str(failure.value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_small_mismatch_of_floats_is_one(finished, tmp_path, monkeypatch):
+    run, _ = finished
+    good = EXPORTERS["onnx"]
+
+    def write(linear, folder):
+        good.write(dataclasses.replace(linear, bias=linear.bias + np.float32(1.1e-4)), folder)
+
+    monkeypatch.setitem(EXPORTERS, "onnx", dataclasses.replace(good, write=write))
+    with pytest.raises(tfsoftmax.ExportError, match=r"^onnx does not answer"):
+        tfsoftmax.export(run.model, run.spec, tmp_path)
+
+
+def test_int8_that_costs_accuracy_is_refused(finished, tmp_path, monkeypatch):
+    run, _ = finished
+    good, rows = EXPORTERS["onnx_int8"], run.data().train.rows
+
+    def opened(folder):
+        def answer(raw):
+            answers = good.open(folder)(raw)
+            wrong = np.arange(len(raw)) % 50 == 0  # two rows in a hundred
+            answers["class_id"] = np.where(wrong, (answers["class_id"] + 1) % 3, answers["class_id"])
+            answers["label"] = np.array(CLASSES, object)[answers["class_id"]]
+            return answers
+
+        return answer
+
+    monkeypatch.setitem(EXPORTERS, "onnx_int8", dataclasses.replace(good, open=opened))
+    with pytest.raises(tfsoftmax.ExportError, match=r"^onnx_int8 does not answer"):
+        tfsoftmax.export(run.model, run.spec, tmp_path, rows=rows.x, labels=rows.y)
+
+
+def test_models_that_are_refused(finished, tmp_path):
+    run, _ = finished
+    for model, spec, text in [
+        (tfsoftmax.SoftmaxRegression(3), run.spec, "no weights yet"),
+        (keras.Sequential([keras.layers.Input(SHAPE), keras.layers.Flatten()]), run.spec, "Flatten and a linear Dense"),
+        (run.model, dataclasses.replace(run.spec, classes=("a", "b")), r"kernel has shape \(30, 3\)"),
+        (run.model, dataclasses.replace(run.spec, classes=("a", "b\nc", "d")), r"class name 'b\\nc' has a line break"),
+    ]:
+        with pytest.raises(tfsoftmax.InputError, match=text):
+            tfsoftmax.export(model, spec, tmp_path)
+    bad = keras.models.clone_model(run.model)
+    bad.set_weights([np.full((30, 3), np.nan), np.zeros(3)])
+    with pytest.raises(tfsoftmax.InputError, match="not all finite"):
+        tfsoftmax.export(bad, run.spec, tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(tfsoftmax.InputError, match="cannot write the export folder"):
+        tfsoftmax.export(run.model, run.spec, tmp_path / "file")
+    assert os.listdir(tmp_path) == ["file"]

@@ -1,0 +1,178 @@
+import dataclasses
+import json
+import os
+import shutil
+
+import keras
+import numpy as np
+import onnx
+import pytest
+from conftest import CLASSES, SHAPE
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+import tfsoftmax
+from tfsoftmax.exporting import manifest
+from tfsoftmax.exporting.manifest import verify_files
+from tfsoftmax.exporting.reference import Reference
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A copy of the export folder of the finished run."""
+    return shutil.copytree(finished[1].folder.parent, tmp_path / "tiny")
+
+
+def files_of(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def flipped(finished, tmp_path_factory):
+    """A copy that each example changes and puts back."""
+    return shutil.copytree(finished[1].folder.parent, tmp_path_factory.mktemp("flipped") / "tiny")
+
+
+def test_a_whole_export_passes(finished, tfsoftmax_cli):
+    folder = finished[1].folder.parent
+    status, out, err = tfsoftmax_cli("verify", folder)
+    assert (status, err) == (0, "")
+    assert out.startswith(f"verified version 1: {folder / '1'}\n")
+    assert out.count(" yes\n") == 5
+    status, out, _ = tfsoftmax_cli("verify", folder / "1", "--json")
+    (version,) = json.loads(out)["versions"]
+    assert version["folder"] == str(folder / "1")
+    assert [row["rows"] for row in version["parity"]] == [38 + 64] * 5
+
+
+@given(st.data())
+def test_each_flipped_bit_in_a_version_is_caught(flipped, data):
+    path = data.draw(st.sampled_from(files_of(flipped / "1")))
+    content = path.read_bytes()
+    place = data.draw(st.integers(0, 8 * len(content) - 1))
+    changed = bytearray(content)
+    changed[place // 8] ^= 1 << place % 8
+    try:
+        path.write_bytes(changed)
+        with pytest.raises(tfsoftmax.TfsoftmaxError) as failure:
+            verify_files(flipped / "1")
+        assert path.name in str(failure.value)
+        assert "\n" not in str(failure.value)
+    finally:
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.pbtxt", "1/model.tflite", "1/manifest.json"])
+def test_the_command_says_what_has_changed(copy, tfsoftmax_cli, name):
+    content = bytearray((copy / name).read_bytes())
+    content[-30] ^= 1
+    (copy / name).write_bytes(content)
+    status, out, err = tfsoftmax_cli("verify", copy)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert os.path.basename(name) in err
+    assert "Export the run again" in err
+
+
+def test_missing_and_foreign_files_are_named(copy, tfsoftmax_cli):
+    (copy / "1" / "model.onnx").unlink()
+    (copy / "1" / "assets" / "more.txt").write_text("")
+    (copy / "1" / "assets" / "link").symlink_to("/nowhere")
+    status, _, err = tfsoftmax_cli("verify", copy)
+    assert status == 1
+    assert "assets/link does not belong there; assets/more.txt does not belong there; model.onnx is missing" in err
+    (copy / "README.md").unlink()
+    shutil.rmtree(copy / "1")
+    status, _, err = tfsoftmax_cli("verify", copy)
+    assert status == 2
+    assert "there is no export in" in err
+
+
+def resign(folder):
+    """Write the manifest anew, so that all hashes fit."""
+    values = json.loads((folder / "manifest.json").read_text())
+    del values["files"], values["sha256"]
+    manifest.write(folder, values)
+
+
+def test_a_file_that_answers_otherwise_is_caught_though_hashes_fit(copy, tfsoftmax_cli):
+    folder = copy / "1"
+    kept = Reference.read(folder)
+    dataclasses.replace(kept, logits=kept.logits + np.float32(0.5)).write(folder)
+    resign(folder)
+    verify_files(folder)
+    status, _, err = tfsoftmax_cli("verify", copy)
+    assert status == 1
+    assert "saved_model, onnx, litert" in err
+    assert "does not answer as the model did" in err
+
+
+def save_onnx(path, nodes, initializers=(), domain="", functions=()):
+    shape = ("batch", *SHAPE)
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, shape)],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)],
+        initializers,
+    )
+    opsets = [helper.make_opsetid("", 17), *([helper.make_opsetid(domain, 1)] if domain else [])]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8, functions=functions)
+    path.write_bytes(model.SerializeToString())
+
+
+def external(name):
+    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="secret")
+    return tensor
+
+
+def refused(folder, text):
+    with pytest.raises(tfsoftmax.InputError, match=text):
+        tfsoftmax.Predictor(folder)
+
+
+def test_onnx_files_with_custom_operators_are_refused(copy):
+    path = copy / "1" / "model.onnx"
+    save_onnx(path, [helper.make_node("Gelu", ["image"], ["logits"], domain="com.microsoft")], domain="com.microsoft")
+    refused(copy, r"has the operator 'Gelu' of domain 'com.microsoft'")
+    inner = helper.make_graph([helper.make_node("Evil", [], ["y"], domain="evil")], "inner", [], [])
+    node = helper.make_node("If", ["image"], ["logits"], then_branch=inner, else_branch=inner)
+    save_onnx(path, [node])
+    refused(copy, r"has the operator 'Evil' of domain 'evil'")
+
+
+def test_onnx_files_that_read_other_files_are_refused(copy, monkeypatch):
+    monkeypatch.chdir(copy)
+    (copy / "secret").write_bytes(np.float32(1).tobytes())
+    path = copy / "1" / "model.onnx"
+    cast = helper.make_node("Cast", ["image"], ["x"], to=1)
+    save_onnx(path, [cast, helper.make_node("Mul", ["x", "w"], ["logits"])], [external("w")])
+    refused(copy, "keeps the tensor 'w' in another file")
+    constant = helper.make_node("Constant", [], ["w"], value=external("hidden"))
+    save_onnx(path, [constant, cast, helper.make_node("Mul", ["x", "w"], ["logits"])])
+    refused(copy, "keeps the tensor 'hidden' in another file")
+    path.write_bytes(b"not a model")
+    refused(copy, "is not an ONNX file|cannot open")
+
+
+def test_a_model_file_runs_no_code(finished, tfsoftmax_cli, tmp_path):
+    run = shutil.copytree(finished[0].folder, tmp_path / "run")
+    marker = tmp_path / "ran"
+    evil = keras.layers.Lambda(eval(f"lambda x: [open({str(marker)!r}, 'w').close(), x][1]"))
+    model = keras.Sequential([keras.Input(SHAPE), evil, keras.layers.Flatten(), keras.layers.Dense(len(CLASSES))])
+    marker.unlink()  # building it has run it
+    model.save(run / "model.keras")
+    status, _, err = tfsoftmax_cli("export", run, "--to", tmp_path / "export")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "cannot open the model" in err
+    assert not marker.exists()
+    assert not (tmp_path / "export").exists()
+
+
+def test_onnx_helper_of_the_tests_can_be_opened(copy):
+    """So that what the tests above see is a refusal, not a broken file."""
+    path = copy / "1" / "model.onnx"
+    save_onnx(path, [helper.make_node("Cast", ["image"], ["logits"], to=1)])
+    onnx.checker.check_model(path)
+    assert set(tfsoftmax.Predictor(copy)(np.zeros(SHAPE, np.uint8))) == {"logits"}

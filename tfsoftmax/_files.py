@@ -1,0 +1,44 @@
+"""Files that are written whole or not at all, and read with errors that name them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tfsoftmax.errors import InputError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` beside ``path``, force it to disk, rename it into place: readers see the old or the new file."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes, before: Path | None = None) -> None:
+    """As :func:`write_text`; with ``before``, the file that was in ``path`` is kept there."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(aside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if before is not None and path.exists():
+            os.replace(path, before)
+        os.replace(aside, path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """Read one JSON object; ``what`` names the file's role in the error if there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {what} {str(path)!r}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{what} {str(path)!r} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{what} {str(path)!r} must hold one JSON object, got {type(value).__name__}")
+    return value

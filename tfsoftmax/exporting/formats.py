@@ -1,0 +1,213 @@
+"""EXPORTERS: the export formats, each one function that writes a file and one that opens it in its own runtime."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tfsoftmax.exporting import saved_model
+from tfsoftmax.exporting.linear import Linear
+from tfsoftmax.predict import Answer, open_onnx
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 17
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """One export format.
+
+    Args:
+        files: what it consists of in the version folder: the file that gives it its name first, then patterns.
+        runtime: what opens it, for people.
+        write: writes the graph of a :class:`Linear` into the version folder.
+        open: opens the version folder in the format's own runtime and gives the function that answers raw inputs
+            ``(n, *spec.shape)`` with ``logits``, ``probabilities``, ``class_id`` and, where strings exist, ``label``.
+        int8: the weights are rounded to eight bits, so that answers are near, not equal.
+    """
+
+    files: tuple[str, ...]
+    runtime: str
+    write: Callable[[Linear, Path], None]
+    open: Callable[[Path], Answer]
+    int8: bool = False
+
+
+def _write_onnx(linear: Linear, folder: Path) -> None:
+    import tf2onnx
+
+    linear = linear.fold()
+    graph = saved_model.graph(linear, linear.kernel, linear.bias)
+    model, _ = tf2onnx.convert.from_function(graph, input_signature=graph.input_signature, opset=OPSET)
+    _rename(model.graph)
+    del model.opset_import[1:]  # of domains that no node is of
+    _save_onnx(model, linear, folder / "model.onnx")
+
+
+def _rename(graph: onnx.GraphProto) -> None:
+    """Give the graph names that do not depend on what was converted before in this process; outputs in our order."""
+    names = {name: name for name in ("", *(value.name for value in (*graph.input, *graph.output)))}  # "": not given
+    count: dict[str, int] = {}
+    for node in graph.node:
+        kind = node.op_type.lower()
+        count[kind] = count.get(kind, 0) + 1
+        node.name = f"{kind}_{count[kind]}"
+        for i, name in enumerate(node.input):
+            node.input[i] = names.setdefault(name, f"{node.name}_input_{i}")
+        for i, name in enumerate(node.output):
+            node.output[i] = names.setdefault(name, f"{node.name}_output_{i}")
+    for initializer in graph.initializer:
+        initializer.name = names[initializer.name]
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    outputs = {value.name: value for value in graph.output}
+    del graph.output[:], graph.value_info[:]
+    graph.output.extend(outputs[name] for name in ("logits", "probabilities", "class_id", "label"))
+
+
+def _write_onnx_int8(linear: Linear, folder: Path) -> None:
+    """Weights in eight bits with one step a class.
+
+    Pictures come in eight bits as well, so their product with the weights is exact in whole numbers and needs no
+    calibration. The weights are stored unsigned (128 is zero): products of unsigned with signed bytes saturate on
+    processors without VNNI. Tables, and pictures so large that 32 bits could overflow, are multiplied as floats. The
+    weights become floats by plain arithmetic there: ONNX Runtime would fuse DequantizeLinear with the product and
+    round the inputs to eight bits as well.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    spec = linear.spec
+    pictures = spec.dtype == "uint8"
+    # rounded after folding, a table's columns of large numbers would have no weights left
+    linear = linear.fold() if pictures else linear
+    size, classes = linear.kernel.shape
+    step = np.maximum(np.abs(linear.kernel).max(axis=0) / 127, np.finfo(np.float32).tiny).astype(np.float32)
+    constants = {
+        "rows": np.array([-1, size]),
+        "kernel": (np.rint(linear.kernel / step) + 128).astype(np.uint8),
+        "step": step,
+        "bias": linear.bias,
+        "classes": np.array(spec.classes, object),
+    }
+    if linear.folded and pictures and 255 * 255 * size < 2**31:
+        constants |= {"zero": np.uint8(128), "input_zero": np.uint8(0)}
+        product = f"""
+            x = Reshape({spec.input_name}, rows)
+            whole = MatMulInteger(x, kernel, input_zero, zero)
+            steps = Cast<to=1>(whole)
+            product = Mul(steps, step)"""
+    else:
+        constants |= {"zero": np.float32(128)}
+        prepared = "x = Identity(flat)"
+        if not linear.folded:
+            constants |= {"offset": np.float32(spec.offset), "scale": np.float32(spec.scale)}
+            prepared = "centred = Sub(flat, offset)\nx = Mul(centred, scale)"
+        product = f"""
+            raw = Cast<to=1>({spec.input_name})
+            flat = Reshape(raw, rows)
+            {prepared}
+            floats = Cast<to=1>(kernel)
+            steps = Sub(floats, zero)
+            weights = Mul(steps, step)
+            product = MatMul(x, weights)"""
+    kind = "uint8" if pictures else "float"
+    shape = ",".join(map(str, ("batch", *spec.shape)))
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 8, opset_import: ["" : {OPSET}]>
+        softmax_regression ({kind}[{shape}] {spec.input_name}) => (float[batch,{classes}] logits,
+            float[batch,{classes}] probabilities, int64[batch] class_id, string[batch] label) {{
+            {product}
+            logits = Add(product, bias)
+            probabilities = Softmax<axis=-1>(logits)
+            class_id = ArgMax<axis=1, keepdims=0>(logits)
+            label = Gather(classes, class_id)
+        }}""")
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()
+    )
+    _save_onnx(model, linear, folder / "model.int8.onnx")
+
+
+def _save_onnx(model: onnx.ModelProto, linear: Linear, path: Path) -> None:
+    """Say in the file what it is: producer, labels, spec. The same weights give the same bytes."""
+    import onnx
+
+    from tfsoftmax import __version__
+
+    model.producer_name, model.producer_version = "tfsoftmax", __version__
+    model.graph.name, model.graph.doc_string, model.doc_string = "softmax_regression", "", ""
+    spec = dataclasses.asdict(linear.spec)
+    del spec["offset"], spec["scale"]  # in the graph, and for pictures up to several times as large as the weights
+    onnx.helper.set_model_props(model, {"labels": json.dumps(linear.spec.classes), "spec": json.dumps(spec)})
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _write_litert(linear: Linear, folder: Path) -> None:
+    (folder / "model.tflite").write_bytes(_litert(linear.fold(), folder.parent, int8=False))
+
+
+def _write_litert_int8(linear: Linear, folder: Path) -> None:
+    """Weights in eight bits with one step a class; each row is rounded by its own range, so nothing is calibrated.
+
+    The converter leaves weights of fewer than 1,024 numbers as they are.
+    """
+    linear = linear.fold() if linear.spec.dtype == "uint8" else linear
+    (folder / "model.int8.tflite").write_bytes(_litert(linear, folder.parent, int8=True))
+
+
+def _litert(linear: Linear, work: Path, *, int8: bool) -> bytes:
+    import tensorflow as tf
+
+    module = tf.Module()
+    # constants, not variables, and by way of a SavedModel: the converter loses variables of functions and the names
+    module.answer = saved_model.graph(linear, linear.kernel, linear.bias, strings=False)
+    with tempfile.TemporaryDirectory(dir=work) as aside, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated", UserWarning)
+        tf.saved_model.save(module, aside, signatures={"serving_default": module.answer})
+        converter = tf.lite.TFLiteConverter.from_saved_model(aside, signature_keys=["serving_default"])
+        if int8:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        return converter.convert()
+
+
+def _open_litert(path: Path) -> Answer:
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = Interpreter(model_content=path.read_bytes()).get_signature_runner("serving_default")
+    (name,) = runner.get_input_details()
+    return lambda raw: runner(**{name: raw})
+
+
+# name -> format, in the order in which they are written
+EXPORTERS = {
+    "saved_model": Format(
+        ("saved_model.pb", "variables/*"), "TensorFlow", lambda x, to: saved_model.write(x.fold(), to), saved_model.read
+    ),
+    "onnx": Format(("model.onnx",), "ONNX Runtime", _write_onnx, lambda folder: open_onnx(folder / "model.onnx")),
+    "litert": Format(("model.tflite",), "LiteRT", _write_litert, lambda folder: _open_litert(folder / "model.tflite")),
+    "onnx_int8": Format(
+        ("model.int8.onnx",),
+        "ONNX Runtime",
+        _write_onnx_int8,
+        lambda folder: open_onnx(folder / "model.int8.onnx"),
+        int8=True,
+    ),
+    "litert_int8": Format(
+        ("model.int8.tflite",),
+        "LiteRT",
+        _write_litert_int8,
+        lambda folder: _open_litert(folder / "model.int8.tflite"),
+        int8=True,
+    ),
+}

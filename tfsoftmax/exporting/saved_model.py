@@ -1,0 +1,141 @@
+"""The SavedModel: its graph, the signatures that TensorFlow Serving looks for, its labels and warm-up requests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfsoftmax._files import write_text
+from tfsoftmax.exporting.linear import Linear
+from tfsoftmax.exporting.reference import hard_rows
+from tfsoftmax.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+def graph(linear: Linear, kernel: Any, bias: Any, *, strings: bool = True) -> tf.types.experimental.PolymorphicFunction:
+    """The served graph: raw inputs in; ``logits``, ``probabilities``, ``class_id``, with ``strings`` ``label`` out.
+
+    Args:
+        linear: gives shapes and preprocessing.
+        kernel: its kernel as an array, which becomes a constant of the graph, or as a variable.
+        bias: its bias, the same.
+        strings: add the output ``label``.
+    """
+    import tensorflow as tf
+
+    from tfsoftmax.data import preprocess
+
+    spec = linear.spec
+
+    def answer(raw: tf.Tensor) -> dict[str, tf.Tensor]:
+        # constants are made in here: captured from outside, tf2onnx would turn them into inputs
+        x = tf.cast(raw, tf.float32) if linear.folded else preprocess(spec, raw)
+        x = tf.reshape(x, (-1, linear.kernel.shape[0]))
+        logits = tf.matmul(x, tf.convert_to_tensor(kernel)) + tf.convert_to_tensor(bias)
+        class_id = tf.argmax(logits, axis=1, output_type=tf.int64)
+        answers = {"logits": logits, "probabilities": tf.nn.softmax(logits), "class_id": class_id}
+        return {**answers, "label": tf.gather(tf.constant(spec.classes), class_id)} if strings else answers
+
+    signature = tf.TensorSpec((None, *spec.shape), spec.dtype, name=spec.input_name)
+    return tf.function(answer, input_signature=[signature], autograph=False)
+
+
+def write(linear: Linear, folder: Path) -> None:
+    """Write ``saved_model.pb``, ``variables/``, ``assets/labels.txt`` and ``assets.extra/``."""
+    import tensorflow as tf
+
+    spec = linear.spec
+    module = tf.Module()
+    module.kernel, module.bias = tf.Variable(linear.kernel, name="kernel"), tf.Variable(linear.bias, name="bias")
+    module.answer = graph(linear, module.kernel, module.bias)
+    module.classify = _classify(module.answer, spec)
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.answer, "classify": module.classify})
+    # TensorFlow 2 calls every signature a predict one; TensorFlow Serving classifies only with those called so
+    updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(folder))
+    updater.replace_method_name("classify", "tensorflow/serving/classify", tags="serve")
+    updater.save()
+    (folder / "fingerprint.pb").unlink(missing_ok=True)  # optional, and of the file as it was before
+    for name in ("assets", "assets.extra"):
+        (folder / name).mkdir(exist_ok=True)
+    write_text(folder / "assets" / "labels.txt", "".join(f"{name}\n" for name in spec.classes))
+    _write_warmup(spec, folder)
+
+
+def _classify(answer: Any, spec: ModelSpec) -> tf.types.experimental.PolymorphicFunction:
+    """The signature for ``tf.Example``s: one feature named as the graph input, flattened; all classes with scores."""
+    import tensorflow as tf
+
+    pictures = spec.dtype == "uint8"
+
+    def classify(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        feature = tf.io.FixedLenFeature(spec.shape, tf.int64 if pictures else tf.float32)
+        raw = tf.io.parse_example(inputs, {spec.input_name: feature})[spec.input_name]
+        if pictures:  # a cast would wrap around
+            tf.debugging.assert_non_negative(raw)
+            tf.debugging.assert_less(raw, tf.constant(256, raw.dtype))
+            raw = tf.cast(raw, tf.uint8)
+        scores = answer(raw)["probabilities"]
+        names = tf.tile(tf.constant([spec.classes]), [tf.shape(scores)[0], 1])
+        return {"classes": names, "scores": scores}
+
+    return tf.function(classify, input_signature=[tf.TensorSpec((None,), tf.string, name="inputs")], autograph=False)
+
+
+def _write_warmup(spec: ModelSpec, folder: Path) -> None:
+    """Requests that TensorFlow Serving runs before it lets a version answer: ``PredictionLog`` records of a TFRecord.
+
+    The messages are put together from their field numbers (``tensorflow_serving/apis/*.proto``), because the package
+    that holds them is large and of no other use here.
+    """
+    import tensorflow as tf
+
+    rows = hard_rows(spec)
+    name = folder.resolve().parent.name.encode()
+    records = []
+    for count in (1, 32):
+        tensor = tf.make_tensor_proto(rows[:count]).SerializeToString(deterministic=True)
+        inputs = _message((1, spec.input_name.encode()), (2, tensor))
+        request = _message((1, _message((1, name), (3, b"serving_default"))), (2, inputs))
+        records.append(_message((6, _message((1, request)))))
+    high = rows[1].ravel().tolist()
+    if spec.dtype == "uint8":
+        feature = tf.train.Feature(int64_list=tf.train.Int64List(value=high))
+    else:
+        feature = tf.train.Feature(float_list=tf.train.FloatList(value=high))
+    example = tf.train.Example(features=tf.train.Features(feature={spec.input_name: feature}))
+    examples = _message((1, _message((1, example.SerializeToString(deterministic=True)))))
+    request = _message((1, _message((1, name), (3, b"classify"))), (2, examples))
+    records.append(_message((2, _message((1, request)))))
+    with tf.io.TFRecordWriter(str(folder / "assets.extra" / "tf_serving_warmup_requests")) as writer:
+        for record in records:
+            writer.write(record)
+
+
+def _message(*fields: tuple[int, bytes]) -> bytes:
+    """A protocol buffer message of length-delimited fields ``(number, content)``."""
+
+    def varint(value: int) -> bytes:
+        return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
+
+    return b"".join(varint(number << 3 | 2) + varint(len(content)) + content for number, content in fields)
+
+
+def read(folder: Path) -> Any:
+    """Open the SavedModel in TensorFlow; gives the function that answers as ``Format.open`` says."""
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(folder))
+    serve = loaded.signatures["serving_default"]
+    (name,) = serve.structured_input_signature[1]
+
+    def answer(raw: np.ndarray) -> dict[str, np.ndarray]:
+        answers = {key: value.numpy() for key, value in serve(**{name: tf.constant(raw)}).items()}
+        answers["label"] = np.array([label.decode() for label in answers["label"]], object)
+        return answers
+
+    answer.keeps = loaded  # the signature alone does not hold the variables
+    return answer

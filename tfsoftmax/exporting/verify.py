@@ -1,0 +1,73 @@
+"""verify(): an export folder is still what it was: hashes, then every file opened and compared again."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfsoftmax._checks import one_of
+from tfsoftmax.errors import ExportError, InputError
+from tfsoftmax.exporting import card, manifest, parity
+from tfsoftmax.exporting.formats import EXPORTERS
+from tfsoftmax.exporting.reference import Reference
+from tfsoftmax.exporting.versions import versions
+from tfsoftmax.spec import ModelSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Verified:
+    """One version that passed: its folder, and one parity row a format on the reference rows."""
+
+    folder: Path
+    parity: list[dict[str, Any]]
+
+
+def verify(path: str | os.PathLike[str]) -> list[Verified]:
+    """Check the hashes of an export and repeat the parity against its reference rows.
+
+    Args:
+        path: an export folder (all of its versions are checked, and what stands beside them), or one version folder.
+
+    Raises:
+        InputError: there is no export that can be read.
+        ExportError: something has changed or answers otherwise; the text says what.
+    """
+    path = Path(path)
+    found = versions(path)
+    folders = [path / str(number) for number in found] or [path]
+    if not all((folder / manifest.NAME).is_file() for folder in folders):
+        raise InputError(f"there is no export in {str(path)!r}; `tfsoftmax export RUN --to {path}` makes one")
+    manifests = [manifest.verify_files(folder) for folder in folders]
+    if found:
+        _verify_beside(path, manifests)
+    return [Verified(folder, _parity(folder, values)) for folder, values in zip(folders, manifests, strict=True)]
+
+
+def _verify_beside(path: Path, manifests: list[dict[str, Any]]) -> None:
+    """The newest version's; after an export that was killed at its very end, those of the version before."""
+    for name in card.FILES:
+        try:
+            content = (path / name).read_bytes()
+        except OSError as error:
+            raise ExportError(f"cannot read {str(path / name)!r}: {error.strerror}. Export the run again") from error
+        if manifest.digest(content) not in [values.get("beside", {}).get(name) for values in manifests]:
+            raise ExportError(f"{str(path / name)!r} is not as it was exported. Export the run again")
+
+
+def _parity(folder: Path, values: dict[str, Any]) -> list[dict[str, Any]]:
+    spec = ModelSpec.from_dict(values["spec"], "the spec in the manifest")
+    kept = Reference.read(folder)
+    expected = parity.Expected(kept.raw, kept.y, kept.logits, np.arange(len(kept.raw)))
+    rows = []
+    for row in values["parity"]:
+        one_of("a format in the manifest", row["format"], EXPORTERS)
+        rows.append(parity.compare(row["format"], EXPORTERS[row["format"]], folder, spec, expected))
+    if wrong := [row["format"] for row in rows if not row["ok"]]:
+        raise ExportError(
+            f"{', '.join(wrong)} in {str(folder)!r} does not answer as the model did:\n{parity.table(rows)}"
+        )
+    return rows

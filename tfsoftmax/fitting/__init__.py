@@ -1,0 +1,1 @@
+"""How models are fitted: the compiled epoch, and what goes with it."""

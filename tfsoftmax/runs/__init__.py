@@ -1,0 +1,1 @@
+"""The run folder: training, its log, evaluation."""

@@ -1,0 +1,98 @@
+"""What is told of each epoch: a row in history.csv, progress on standard error, a stop when the loss is no number."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfsoftmax._files import write_text
+from tfsoftmax.errors import TrainingError
+from tfsoftmax.spec import RunConfig
+
+
+class Log(keras.callbacks.Callback):
+    """Keeps the rows and writes them after each epoch.
+
+    Args:
+        path: of ``history.csv``; ``None`` writes nothing.
+        config: of the run.
+        progress: tell of each epoch: a bar on a terminal, a line an epoch elsewhere.
+
+    Attributes:
+        rows: epoch, figures and learning rate of each epoch.
+        seconds: wall-clock time of all epochs, also of those before a kill.
+        diverged: whether the loss was not a number.
+
+    Raises:
+        TrainingError: in ``fit``: the loss is not a number.
+    """
+
+    resumed = ("rows", "seconds")
+
+    def __init__(self, path: Path | None, config: RunConfig, progress: bool):
+        super().__init__()
+        self.path, self.config = path, config
+        self.rows: list[dict[str, Any]] = []
+        self.seconds = 0.0
+        self.diverged = self.told = False
+        self.bar = None
+        self.lines = progress and not sys.stderr.isatty()
+        if progress and not self.lines:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self.bar = Progress(console=Console(stderr=True))
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Start the clock and the bar."""
+        self.begin = time.perf_counter()
+        if self.bar:
+            self.bar.start()
+            self.task = self.bar.add_task("epochs", total=self.config.epochs)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Say where a run goes on."""
+        if epoch and not self.told and (self.bar or self.lines):
+            print(f"going on after epoch {epoch}", file=sys.stderr, flush=True)
+        self.told = True
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        """Write and tell the row of this epoch."""
+        wrong = [name for name in ("loss", "val_loss") if not math.isfinite(logs.get(name, 0.0))]
+        if wrong:
+            self.on_train_end()
+            self.diverged = True
+            smaller = min(RunConfig.lr, self.config.lr / 10)
+            raise TrainingError(
+                f"the {wrong[0]} is {logs[wrong[0]]} in epoch {epoch + 1} at learning rate {self.config.lr:g}; "
+                f"take a smaller one, such as --lr {smaller:g}"
+            )
+        rate = float(np.asarray(self.model.optimizer.learning_rate))
+        now = time.perf_counter()
+        self.seconds, self.begin = self.seconds + now - self.begin, now
+        self.rows.append({"epoch": epoch + 1, **logs, "learning_rate": rate})
+        if self.path is None:
+            return
+        text = io.StringIO(newline="")
+        table = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.rows)
+        write_text(self.path, text.getvalue())
+        figures = "  ".join(f"{name} {value:.4f}" for name, value in logs.items())
+        if self.bar:
+            self.bar.update(self.task, completed=epoch + 1, description=figures)
+        elif self.lines:
+            print(f"epoch {epoch + 1}/{self.config.epochs}  {figures}", file=sys.stderr, flush=True)
+
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+        """Stop the bar."""
+        if self.bar:
+            self.bar.stop()
