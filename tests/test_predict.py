@@ -1,5 +1,9 @@
+import concurrent.futures
 import io
 import json
+import multiprocessing
+import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -133,6 +137,54 @@ def test_bad_json(finished, tfsoftmax_cli, monkeypatch, text):
     status, out, err = tfsoftmax_cli("predict", finished[1].folder.parent, "-")
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("error: standard input")
+
+
+@pytest.mark.parametrize("row", [[1e39, 0, 0, 0], [0, -1e300, 0, 0], [0, 0, np.inf, 0], [np.nan, 0, 0, 0]])
+def test_numbers_that_float32_does_not_hold(predictor, tfsoftmax_cli, monkeypatch, served, row):
+    with pytest.raises(tfsoftmax.InputError, match="must hold finite numbers within float32's range"):
+        predictor["table"](np.array([[0.0] * 4, row]))
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps([row])))
+    status, out, err = tfsoftmax_cli("predict", served / "table", "-", "--json")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+
+
+@pytest.mark.parametrize("names", [(), ("class_id",), ("probabilities", "logits")])
+def test_sums_beyond_float32(predictor, served, names):
+    """Whichever outputs are asked for: a class that comes of infinite logits is none."""
+    table = predictor["table"]
+    with np.load(served / "table" / "3" / "reference.npz") as kept:
+        kernel = kept["kernel"].astype(np.float64)
+    good = np.ones((1, 4), np.float32)
+    assert set(table.answer(good, names)) == set(names or ("logits", "probabilities", "class_id", "label"))
+    huge = (3e38 * np.sign(kernel[:, 1]))[None].astype(np.float32)
+    assert np.isfinite(huge).all()
+    assert huge.astype(np.float64) @ kernel[:, 1] > np.finfo(np.float32).max  # the scale is near 1
+    with pytest.raises(tfsoftmax.InputError, match=r"row 1 of features has numbers so large that its logits"):
+        table.answer(np.concatenate([good, huge]), names)
+
+
+def test_pickles_for_the_processes_of_a_pool(finished, raw, tmp_path):
+    folder = shutil.copytree(finished[1].folder, tmp_path / "1")
+    predictor = tfsoftmax.Predictor(tmp_path, threads=1)
+    shutil.rmtree(folder)  # the machine that gets it has no such folder
+    wanted = predictor(raw)
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        found = pool.submit(predictor, raw).result(60)
+    copied = pickle.loads(pickle.dumps(predictor))
+    assert (copied.folder, copied.spec) == (predictor.folder, predictor.spec)
+    for answers in (found, copied(raw)):
+        for name, value in wanted.items():
+            np.testing.assert_array_equal(answers[name], value)
+
+
+def test_a_last_dimension_of_one(finished, raw):
+    """Grey pictures as convolutions take them, and as they come from a file."""
+    predictor = tfsoftmax.Predictor(finished[1].folder)
+    wanted = predictor(raw)["logits"]
+    np.testing.assert_array_equal(predictor(raw[..., None])["logits"], wanted)
+    np.testing.assert_array_equal(predictor(raw[0][..., None])["logits"], wanted[:1])
+    with pytest.raises(tfsoftmax.InputError, match=r"shape \(3, 6, 5, 1, 1\), expected \(n, 6, 5\)"):
+        predictor(raw[..., None, None])
 
 
 def test_picture_of_another_size_is_refused_without_fit(finished, tfsoftmax_cli, tmp_path):

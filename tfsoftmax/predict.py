@@ -24,6 +24,8 @@ class Predictor:
         path: an export folder, or one version folder in it.
         threads: threads of ONNX Runtime; ``None``: one a core. One is the fastest for few rows at a time.
 
+    It can be pickled, for the processes of a pool or a cluster: the copy holds the model's file and reads no folder.
+
     Attributes:
         folder: the version folder.
         spec: what the model takes and gives.
@@ -40,7 +42,16 @@ class Predictor:
             raise InputError(f"there is no export in {str(path)!r}; `tfsoftmax export RUN --to {path}` makes one")
         manifest = read_json(self.folder / "manifest.json", "manifest")
         self.spec: ModelSpec = ModelSpec.from_dict(manifest.get("spec", {}), "the spec in the manifest")
-        self._answer = open_onnx(self.folder / "model.onnx", threads)
+        self._threads = threads
+        self._content = _read(self.folder / "model.onnx")
+        self._answer = _session(self._content, self.folder / "model.onnx", threads)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_answer"}  # a session is no data
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._answer = _session(self._content, self.folder / "model.onnx", self._threads)
 
     def answer(self, raw: np.ndarray, names: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
         """Answer for raw inputs that are known to fit ``spec``; :meth:`__call__` checks them first.
@@ -52,14 +63,26 @@ class Predictor:
         Returns:
             ``logits`` and ``probabilities``, float32 ``(n, classes)``; ``class_id``, int64 ``(n,)``; ``label``, strings
             ``(n,)``.
+
+        Raises:
+            InputError: the inputs are so large that the logits are beyond float32. Pictures cannot be.
         """
-        return self._answer(raw, names)
+        if self.spec.dtype == "uint8":
+            return self._answer(raw, names)
+        found = self._answer(raw, tuple(dict.fromkeys(("logits", *names))) if names else ())
+        finite = np.isfinite(found["logits"]).all(axis=1)
+        if not finite.all():
+            raise InputError(
+                f"row {finite.argmin()} of {self.spec.input_name} has numbers so large that its logits are beyond "
+                "float32; give them in the units of the training rows"
+            )
+        return {name: found[name] for name in names or found}
 
     def __call__(self, raw: Any) -> dict[str, np.ndarray]:
         """Answer for raw inputs ``(n, *spec.shape)``, or for one of shape ``spec.shape``; see :meth:`answer`.
 
         Raises:
-            InputError: another shape, another type, or values out of range.
+            InputError: another shape, another type, values out of range, or logits beyond float32.
         """
         return self.answer(conform(raw, self.spec))
 
@@ -70,12 +93,19 @@ def open_onnx(path: Path, threads: int | None = None) -> Answer:
     Raises:
         InputError: it cannot be read, or asks for other files or for operators that are not ONNX's own.
     """
-    import onnxruntime
+    return _session(_read(path), path, threads)
 
+
+def _read(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {str(path)!r}: {error.strerror}") from error
+
+
+def _session(content: bytes, path: Path, threads: int | None) -> Answer:
+    import onnxruntime
+
     _check_onnx(content, path)
     options = onnxruntime.SessionOptions()
     if threads is not None:
@@ -123,23 +153,38 @@ def _check_onnx(content: bytes, path: Path) -> None:
 
 
 def conform(raw: Any, spec: ModelSpec, what: str = "the input") -> np.ndarray:
-    """Raw inputs as an array ``(n, *spec.shape)`` of dtype ``spec.dtype``, or InputError that names ``what``."""
+    """Raw inputs as an array ``(n, *spec.shape)`` of dtype ``spec.dtype``.
+
+    Args:
+        raw: rows of one of ``spec.row_shapes``, or one such row.
+        spec: what the model takes.
+        what: names the inputs in errors.
+
+    Raises:
+        InputError: another shape, another type, or values that ``spec.dtype`` does not hold.
+    """
     try:
         array = np.asarray(raw)
     except ValueError as error:
         raise InputError(f"{what} is ragged; expected shape {_shape(spec)}") from error
-    if array.shape == spec.shape:
+    if array.shape in spec.row_shapes:
         array = array[None]
-    if array.shape[1:] != spec.shape:
+    if array.shape[1:] not in spec.row_shapes:
         raise InputError(f"{what} has shape {array.shape}, expected {_shape(spec)}")
+    array = array.reshape(len(array), *spec.shape)
     if spec.dtype == "uint8":
         if array.dtype.kind not in "iu":
             raise InputError(f"{what} has values of type {array.dtype}, expected whole numbers from 0 to 255")
         if array.dtype != np.uint8 and array.size and (array.min() < 0 or array.max() > 255):
             raise InputError(f"{what} has values from {array.min()} to {array.max()}, expected 0 to 255")
-    elif array.dtype.kind not in "iuf" or not np.isfinite(array).all():
-        raise InputError(f"{what} must hold finite numbers, got type {array.dtype}")
-    return np.ascontiguousarray(array, spec.dtype)
+        return np.ascontiguousarray(array, np.uint8)
+    if array.dtype.kind not in "iuf":
+        raise InputError(f"{what} must hold numbers, got type {array.dtype}")
+    with np.errstate(over="ignore"):
+        array = np.ascontiguousarray(array, np.float32)
+    if not np.isfinite(array).all():
+        raise InputError(f"{what} must hold finite numbers within float32's range")
+    return array
 
 
 def _shape(spec: ModelSpec) -> str:

@@ -78,6 +78,15 @@ class ModelSpec(_Json):
         """Name of the graph input: ``image`` for pictures, ``features`` for tables."""
         return "image" if self.dtype == "uint8" else "features"
 
+    @property
+    def row_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes that one raw input may come in: ``shape``; for grey pictures also with, or without, a last 1."""
+        if len(self.shape) == 2:
+            return self.shape, (*self.shape, 1)
+        if len(self.shape) == 3 and self.shape[2] == 1:
+            return self.shape, self.shape[:2]
+        return (self.shape,)
+
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig(_Json):
