@@ -1,4 +1,5 @@
 import concurrent.futures
+import dataclasses
 import io
 import json
 import multiprocessing
@@ -8,9 +9,12 @@ import shutil
 import numpy as np
 import pytest
 from conftest import CLASSES, SHAPE, idx_bytes
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 import tfsoftmax
+from tfsoftmax import inputs
 
 
 @pytest.fixture
@@ -75,6 +79,113 @@ def test_fit_converts_colour_size_and_transparency(predicted, finished, tmp_path
     assert row[2] == pytest.approx(dict(zip(CLASSES, answers["probabilities"][0].tolist(), strict=True)), abs=0.15)
 
 
+def light_above():
+    """Large, light in its upper quarter; and as a camera writes it that is held the ways of EXIF's orientations."""
+    upright = np.zeros((120, 100), np.uint8)
+    upright[:30] = 255
+    turned = {2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1], 5: upright.T, 6: upright.T[::-1]}
+    return upright, {**turned, 7: upright.T[::-1, ::-1], 8: upright.T[:, ::-1]}
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tiff"])
+def test_photographs_are_turned_upright(finished, tmp_path, ending):
+    spec, (upright, turned) = finished[0].spec, light_above()
+    Image.fromarray(upright).save(tmp_path / f"x.{ending}", quality=100)
+    wanted = inputs.read(str(tmp_path / f"x.{ending}"), spec, fit=True)
+    assert wanted[0, 0].min() > 240
+    assert wanted[0, 3:].max() < 15
+    for orientation, pixels in turned.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(np.ascontiguousarray(pixels)).save(tmp_path / f"x.{ending}", exif=exif, quality=100)
+        found = inputs.read(str(tmp_path / f"x.{ending}"), spec, fit=True)
+        np.testing.assert_allclose(found.astype(int), wanted, atol=8, err_msg=str(orientation))
+
+
+def test_turned_without_fit_and_with_broken_exif(finished, raw, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(raw[0]).save(tmp_path / "x.png", exif=exif)
+    np.testing.assert_array_equal(inputs.read(str(tmp_path / "x.png"), finished[0].spec), raw[:1, ::-1, ::-1])
+    Image.fromarray(raw[0]).save(tmp_path / "x.png", exif=b"Exif\0\0II*\0\xff\xff")
+    np.testing.assert_array_equal(inputs.read(str(tmp_path / "x.png"), finished[0].spec), raw[:1])
+
+
+@pytest.mark.parametrize("name", ["x.gif", "x.bmp", "x.tif", "x.TIFF", "x.webp", "x.jpeg"])
+def test_picture_formats(predicted, finished, raw, tmp_path, name):
+    lossless = {"lossless": True} if name == "x.webp" else {"quality": 100} if name == "x.jpeg" else {}
+    Image.fromarray(raw[0]).save(tmp_path / name, **lossless)
+    spec = finished[0].spec
+    read = inputs.read(str(tmp_path / name), spec, fit=True)
+    np.testing.assert_allclose(read.astype(int), raw[:1], atol=3 if name == "x.jpeg" else 0)
+    check(predicted(tmp_path / name, "--fit"), finished, read)
+
+
+def test_several_pictures_in_one_file_are_refused(finished, tmp_path, raw):
+    first, *others = map(Image.fromarray, raw)
+    for name in ("x.gif", "x.png", "x.webp", "x.tiff"):
+        first.save(tmp_path / name, save_all=True, append_images=others)
+        with pytest.raises(tfsoftmax.InputError, match="holds several pictures"):
+            inputs.read(str(tmp_path / name), finished[0].spec, fit=True)
+    # a telephone's photograph has its preview with it
+    first.save(tmp_path / "x.jpg", "MPO", save_all=True, append_images=others)
+    assert inputs.read(str(tmp_path / "x.jpg"), finished[0].spec).shape == (1, *SHAPE)
+
+
+def test_sixteen_bits(finished, tmp_path):
+    """Grey to the nearest of 256 steps; and what a PNG of 16 bits declares transparent is white."""
+    values = np.random.default_rng(2).integers(0, 65_536, SHAPE).astype(np.uint16)
+    values.flat[:6] = 0, 128, 129, 65_406, 65_407, 65_535
+    for name in ("x.png", "x.tif"):
+        Image.fromarray(values).save(tmp_path / name)
+        with pytest.raises(tfsoftmax.InputError, match=r"is I;16 5x6, the model takes L 5x6; --fit converts"):
+            inputs.read(str(tmp_path / name), finished[0].spec)
+        found = inputs.read(str(tmp_path / name), finished[0].spec, fit=True)
+        np.testing.assert_array_equal(found[0], np.rint(values / 257))
+    Image.fromarray(values).save(tmp_path / "x.png", transparency=128)
+    found = inputs.read(str(tmp_path / "x.png"), finished[0].spec, fit=True)
+    np.testing.assert_array_equal(found[0], np.where(values == 128, 255, np.rint(values / 257)))
+    Image.fromarray(values.astype(np.float32)).save(tmp_path / "x.tif")
+    with pytest.raises(tfsoftmax.InputError, match="has 32 bits a channel"):
+        inputs.read(str(tmp_path / "x.tif"), finished[0].spec, fit=True)
+
+
+def test_pictures_for_a_model_with_a_channel(finished, raw, tmp_path):
+    Image.fromarray(raw[0]).save(tmp_path / "x.png")
+    spec = dataclasses.replace(finished[0].spec, shape=(*SHAPE, 1))
+    for fit in (False, True):
+        np.testing.assert_array_equal(inputs.read(str(tmp_path / "x.png"), spec, fit=fit), raw[:1, ..., None])
+    np.save(tmp_path / "x.npy", raw)
+    np.testing.assert_array_equal(inputs.read(str(tmp_path / "x.npy"), spec), raw[..., None])
+
+
+@given(st.data())
+def test_broken_pictures_are_one_line(damaged, data):
+    spec, content = damaged[0], bytearray(data.draw(st.sampled_from(damaged[1])))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        found = inputs.picture(io.BytesIO(content), spec, True, "it", most=10_000)
+    except tfsoftmax.InputError:
+        return
+    assert (found.shape, found.dtype) == (SHAPE, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def damaged(finished):
+    """Small pictures of all formats, one and several in a file, with EXIF data."""
+    exif, found = Image.Exif(), []
+    exif[0x0112], exif[0x010E] = 6, "text"
+    pixels = np.random.default_rng(1).integers(0, 256, (8, 7, 3)).astype(np.uint8)
+    several = {"save_all": True, "append_images": [Image.fromarray(pixels[::-1].copy())]}
+    kinds = [(kind, {}) for kind in inputs.PICTURES] + [(kind, several) for kind in ("GIF", "PNG", "TIFF", "WEBP")]
+    for kind, more in kinds:
+        content = io.BytesIO()
+        Image.fromarray(pixels).save(content, kind, exif=exif, **more)
+        found.append(content.getvalue())
+    return finished[0].spec, found
+
+
 def test_json_on_standard_input(predicted, finished, raw, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(raw.tolist())))
     check(predicted("-"), finished, raw)
@@ -96,7 +207,7 @@ def test_table_and_csv(finished, tfsoftmax_cli, raw, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "text"),
     [
-        ("x.bmp", b"", "unknown file type of .*known endings are .png, .jpg"),
+        ("x.txt", b"", "unknown file type of .*known endings are .png, .jpg"),
         ("x.png", b"not a picture", "is not a picture that can be opened"),
         ("x.npy", b"not an array", "is not an NPY file of plain numbers"),
         ("x.npz", b"not an archive", "is not an NPZ file of plain numbers"),

@@ -271,7 +271,7 @@ def verify(
 def predict(
     export: Annotated[Path, typer.Argument(metavar="EXPORT", help="Export folder, or one version folder in it.")],
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE…", help="PNG, JPEG, NPY, NPZ or IDX files; - reads one JSON array.")
+        list[str], typer.Argument(metavar="FILE…", help="Pictures, NPY, NPZ or IDX files; - reads one JSON array.")
     ],
     top: Annotated[int, typer.Option(help="Classes to show for each input, most probable first.", min=1)] = 3,
     fit: Annotated[bool, typer.Option("--fit", help="Convert pictures of another colour mode or size.")] = False,
@@ -292,7 +292,8 @@ def predict(
     predictor = Predictor(export)
     classes = predictor.spec.classes
     top = min(top, len(classes))
-    batches = [(name, inputs.read(name, predictor.spec, fit=fit, invert=invert)) for name in files]
+    with quiet():  # libtiff's own words on broken files
+        batches = [(name, inputs.read(name, predictor.spec, fit=fit, invert=invert)) for name in files]
     answers: list[tuple[str, list[tuple[str, float]]]] = []
     for name, raw in batches:
         probabilities = predictor.answer(raw)["probabilities"]

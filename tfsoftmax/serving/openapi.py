@@ -30,7 +30,11 @@ _FLOAT: Schema = {"type": "number", "minimum": -LARGEST, "maximum": LARGEST}
 _WHOLE: Schema = {"type": "integer"}
 _TRUTH: Schema = {"type": "boolean"}
 _JSON_TYPES = {"float32": _NUMBER, "int64": _WHOLE, "object": _TEXT}
-_PICTURE: Schema = {"type": "string", "format": "picture-base64", "description": "A PNG or JPEG file in base64."}
+_PICTURE: Schema = {
+    "type": "string",
+    "format": "picture-base64",
+    "description": "A picture file in base64: PNG, JPEG, WebP, GIF, BMP or TIFF.",
+}
 
 
 def document(models: list[Version], settings: Settings) -> bytes:

@@ -25,7 +25,7 @@ MAX_PIXELS = 32_000_000  # of a picture; more would take long and much memory to
 
 
 class Picture(Struct, forbid_unknown_fields=True):
-    """``{"b64": …}``: a PNG or JPEG file in base64."""
+    """``{"b64": …}``: a picture file in base64."""
 
     b64: str
 
@@ -162,7 +162,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def picture(content: bytes | str, spec: ModelSpec, convert: Convert) -> np.ndarray:
-    """A PNG or JPEG file (a text: in base64) as one row of ``spec.shape``. Raises InputError."""
+    """A picture file (a text: in base64) as one row of ``spec.shape``. Raises InputError."""
     if isinstance(content, str):
         try:
             content = base64.b64decode(content, validate=True)
@@ -174,7 +174,6 @@ def picture(content: bytes | str, spec: ModelSpec, convert: Convert) -> np.ndarr
         convert.fit,
         "the picture",
         advice="?fit=true",
-        formats=("PNG", "JPEG"),
         most=MAX_PIXELS,
     )
     return 255 - array if convert.invert else array
