@@ -1,6 +1,9 @@
 import gzip
 import json
 import os
+import subprocess
+import sys
+from importlib import metadata
 
 import pytest
 from conftest import idx_bytes
@@ -61,7 +64,28 @@ def test_help_has_defaults_and_an_example(tfsoftmax_cli):
         assert status == 0
         assert f"Example: tfsoftmax {verb}" in " ".join(out.split())
     assert "default: (0.1)" in tfsoftmax_cli("train", "--help")[1]
-    assert tfsoftmax_cli()[:2] == tfsoftmax_cli("--help")[:2]
+    assert tfsoftmax_cli()[:2] == tfsoftmax_cli("--help")[:2] == tfsoftmax_cli("-h")[:2]
+    assert tfsoftmax_cli("train", "-h") == tfsoftmax_cli("train", "--help")
+
+
+def test_version(tfsoftmax_cli):
+    assert tfsoftmax_cli("--version") == (0, f"tfsoftmax {metadata.version('tfsoftmax')}\n", "")
+
+
+def test_python_m(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "tfsoftmax", "formats"], capture_output=True, text=True, check=True)
+    assert "saved_model" in done.stdout
+
+
+def test_shell_completion(tfsoftmax_cli, monkeypatch):
+    assert "complete -o default -F" in tfsoftmax_cli("--show-completion", "bash")[1]
+    for name, value in {
+        "_TFSOFTMAX_COMPLETE": "complete_bash",
+        "COMP_WORDS": "tfsoftmax ev",
+        "COMP_CWORD": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert tfsoftmax_cli()[1].split() == ["evaluate"]
 
 
 @pytest.mark.parametrize(
@@ -120,13 +144,77 @@ def test_folders_that_cannot_be_used(trained, idx_folder, tfsoftmax_cli, tmp_pat
     assert "cannot write the folder" in err
     status, _, err = tfsoftmax_cli("export", trained, "--to", tmp_path / "file")
     assert status == 2
-    assert "cannot write the export folder" in err
+    assert "is a file, not an export folder" in err
     status, _, err = tfsoftmax_cli("evaluate", tmp_path / "nothing")
     assert status == 2
     assert "there is no run folder" in err
     status, _, err = tfsoftmax_cli("evaluate", trained, "--split", "train")
     assert status == 2
     assert "--split must be one of test, val, got 'train'" in err
+
+
+@pytest.fixture(scope="module")
+def kinds(finished, tmp_path_factory):
+    """What a path is -> such a path."""
+    run, export = finished[0].folder, finished[1].folder.parent
+    unfinished = tmp_path_factory.mktemp("kinds") / "unfinished"
+    unfinished.mkdir()
+    for name in ("config.json", "spec.json"):
+        (unfinished / name).write_bytes((run / name).read_bytes())
+    tune = unfinished.with_name("tune")
+    tune.mkdir()
+    (tune / "search.json").write_text("{}")
+    return {
+        "a run folder": run,
+        "an export folder": export,
+        "one version of an export": export / "1",
+        "a tune folder": tune,
+        "the folder of an unfinished run": unfinished,
+        "a file": run / "model.keras",
+    }
+
+
+@pytest.mark.parametrize(
+    ("command", "wrong", "expected", "use"),
+    [
+        (["evaluate", ...], "an export folder", "a run folder", "`tfsoftmax predict`, `verify` and `serve` take it"),
+        (["evaluate", ...], "one version of an export", "a run folder", "`tfsoftmax predict` and `verify` take it"),
+        (["evaluate", ...], "a tune folder", "a run folder", "`tfsoftmax train --config"),
+        (["export", ..., "--to", "x"], "an export folder", "a run folder", "`tfsoftmax predict`"),
+        (
+            ["export", "RUN", "--to", ...],
+            "a run folder",
+            "an export folder",
+            "`tfsoftmax evaluate` and `export` take it",
+        ),
+        (["verify", ...], "a run folder", "an export folder", "`tfsoftmax evaluate`"),
+        (["verify", ...], "a tune folder", "an export folder", "`tfsoftmax train --config"),
+        (["predict", ..., "x.npy"], "a run folder", "an export folder", "`tfsoftmax evaluate`"),
+        (
+            ["predict", ..., "x.npy"],
+            "the folder of an unfinished run",
+            "an export folder",
+            "`tfsoftmax train` finishes",
+        ),
+        (["predict", ..., "x.npy"], "a file", "an export folder", "name the folder"),
+        (["serve", ...], "a run folder", "an export folder", "`tfsoftmax evaluate`"),
+        (["serve", ...], "one version of an export", "an export folder", "`serve` its parent"),
+    ],
+)
+def test_another_kind_of_folder_is_named(kinds, tfsoftmax_cli, tmp_path, monkeypatch, command, wrong, expected, use):
+    monkeypatch.chdir(tmp_path)
+    names = {...: kinds[wrong], "RUN": kinds["a run folder"]}
+    status, out, err = tfsoftmax_cli(*(names.get(word, word) for word in command))
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert f"'{kinds[wrong]}' is {wrong}, not {expected}; " in err
+    assert use in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_as_configuration(kinds, tfsoftmax_cli, tmp_path):
+    status, _, err = tfsoftmax_cli("train", "--config", kinds["a run folder"], "--out", tmp_path / "run")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "--config must be a JSON file, got the folder" in err
 
 
 def test_export_of_an_unfinished_run(trained, tfsoftmax_cli, tmp_path):

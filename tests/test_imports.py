@@ -1,9 +1,13 @@
+import ast
+import inspect
+import os
 import subprocess
 import sys
 
 import pytest
 
 import tfsoftmax
+from tfsoftmax._quiet import quiet
 
 
 def run(program, *arguments):
@@ -72,6 +76,38 @@ def test_public_names():
         assert getattr(tfsoftmax, name).__doc__
     with pytest.raises(AttributeError, match="has no attribute 'fit'"):
         _ = tfsoftmax.fit
+
+
+def test_type_checkers_see_the_public_names():
+    tree = ast.parse(inspect.getsource(tfsoftmax))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    declared = {alias.asname: node.module for node in block.body for alias in node.names}
+    assert declared == {name: f"tfsoftmax.{module}" for name, module in tfsoftmax._PUBLIC.items()}
+
+
+def test_the_library_is_quiet(tmp_path):
+    """TensorFlow's start-up lines appear only for those who have set its variable."""
+    (tmp_path / "script.py").write_text(
+        "import tfsoftmax\ntfsoftmax.SoftmaxRegression(10).build((None, 28, 28))\nprint('done')\n"
+    )
+    kept = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    for level, silent in [({}, True), ({"TF_CPP_MIN_LOG_LEVEL": "0"}, False)]:
+        command = [sys.executable, tmp_path / "script.py"]
+        done = subprocess.run(command, capture_output=True, text=True, env={**kept, **level}, check=True)
+        assert done.stdout == "done\n"
+        assert (done.stderr == "") == silent, done.stderr
+
+
+def test_what_fails_under_quiet_is_shown(capfd):
+    def fails():
+        os.write(2, b"the reason\n")
+        raise OverflowError
+
+    with pytest.raises(OverflowError), quiet():
+        fails()
+    with quiet():
+        os.write(2, b"chatter\n")
+    assert capfd.readouterr().err == "the reason\n"
 
 
 def test_export_and_verify_stay_functions():

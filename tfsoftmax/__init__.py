@@ -3,6 +3,28 @@
 import importlib
 import sys
 import types
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what type checkers and editors see; the table below is what runs
+    from tfsoftmax.data import Data as Data
+    from tfsoftmax.data import FashionMNIST as FashionMNIST
+    from tfsoftmax.data import Rows as Rows
+    from tfsoftmax.data import load as load
+    from tfsoftmax.errors import ExportError as ExportError
+    from tfsoftmax.errors import InputError as InputError
+    from tfsoftmax.errors import TfsoftmaxError as TfsoftmaxError
+    from tfsoftmax.errors import TrainingError as TrainingError
+    from tfsoftmax.export import export as export
+    from tfsoftmax.exporting.verify import verify as verify
+    from tfsoftmax.fitting.epochs import accelerate as accelerate
+    from tfsoftmax.fitting.resume import Resume as Resume
+    from tfsoftmax.model import SoftmaxRegression as SoftmaxRegression
+    from tfsoftmax.predict import Predictor as Predictor
+    from tfsoftmax.runs.training import Run as Run
+    from tfsoftmax.runs.training import train as train
+    from tfsoftmax.sources import Source as Source
+    from tfsoftmax.spec import ModelSpec as ModelSpec
+    from tfsoftmax.spec import RunConfig as RunConfig
 
 __version__ = "0.1.0"
 

@@ -11,18 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
-from tfsoftmax import console
+from tfsoftmax import __version__, console
 from tfsoftmax._checks import one_of
 from tfsoftmax._files import read_json
-from tfsoftmax.console import quiet, tensorflow
+from tfsoftmax.console import tensorflow
 from tfsoftmax.errors import InputError
 from tfsoftmax.spec import RunConfig
 
-app = typer.Typer(
-    add_completion=False,
-    help="Softmax regression, from a labelled data set to a model that answers requests.",
-    rich_markup_mode=None,
-)
+app = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]}, rich_markup_mode=None)
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(RunConfig)}
 
@@ -39,6 +35,21 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder that 
 
 def _example(command: str) -> str:
     return f"Example: tfsoftmax {command}"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"tfsoftmax {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Softmax regression, from a labelled data set to a model that answers requests."""
 
 
 @app.command(epilog=_example("train --out runs/book --epochs 10 --batch-size 256 --lr 0.1"))
@@ -80,6 +91,11 @@ def train(
             given["val"] = int(given["val"])
         except ValueError as error:
             raise InputError(f"--val must be a number of rows or 'test', got {val!r}") from error
+    if config is not None and config.is_dir():
+        raise InputError(
+            f"--config must be a JSON file, got the folder {str(config)!r}; a run's settings are in its "
+            "config.json, a search's best ones in its best.json"
+        )
     file = {} if config is None else read_json(config, "configuration")
     settings = RunConfig.from_dict(
         {**file, **given}, "the command line" if config is None else f"configuration {str(config)!r}"
@@ -229,18 +245,17 @@ def export(
     finished = Run(run)
     data = finished.data()
     held_out = (data.test if data.val is None else data.val).rows
-    with quiet():
-        done = write(
-            finished.model,
-            finished.spec,
-            to,
-            rows=held_out.x,
-            labels=held_out.y,
-            metrics=finished.metrics,
-            config=finished.config,
-            version=version,
-            keep=keep,
-        )
+    done = write(
+        finished.model,
+        finished.spec,
+        to,
+        rows=held_out.x,
+        labels=held_out.y,
+        metrics=finished.metrics,
+        config=finished.config,
+        version=version,
+        keep=keep,
+    )
     if as_json:
         print(json.dumps({"folder": str(done.folder), "parity": done.parity, "removed": done.removed}))
         return
@@ -258,8 +273,7 @@ def verify(
     with tensorflow():
         from tfsoftmax.exporting.parity import table
         from tfsoftmax.exporting.verify import verify as check
-    with quiet():
-        found = check(export)
+    found = check(export)
     if as_json:
         print(json.dumps({"versions": [{"folder": str(one.folder), "parity": one.parity} for one in found]}))
         return

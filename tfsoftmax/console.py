@@ -1,46 +1,26 @@
-"""How a command runs: native chatter kept off the screen, every failure one line and an exit status."""
+"""How a command runs: every failure is one line and an exit status."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
-import tempfile
 from collections.abc import Iterator
 
 import typer
 
+from tfsoftmax._quiet import quiet
 from tfsoftmax.errors import TfsoftmaxError
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what native code prints on standard error off the screen, and show it if the block fails unexpectedly."""
-    sys.stderr.flush()
-    screen = os.dup(2)
-    with tempfile.TemporaryFile() as kept:
-        os.dup2(kept.fileno(), 2)
-        try:
-            yield
-        except Exception as error:
-            if not isinstance(error, TfsoftmaxError):
-                kept.seek(0)
-                os.write(screen, kept.read())
-            raise
-        finally:
-            os.dup2(screen, 2)
-            os.close(screen)
-
-
-@contextlib.contextmanager
 def tensorflow() -> Iterator[None]:
-    """Import TensorFlow and start its devices without their chatter; imports of modules that need it go inside."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what goes wrong is raised, too
+    """Import TensorFlow without its start-up lines and warnings; imports of modules that need it go inside."""
+    import tfsoftmax._tensorflow  # noqa: F401 - before TensorFlow
+
     with quiet():
         import absl.logging
         import tensorflow as tf
 
-        tf.config.list_physical_devices()
         tf.get_logger().setLevel("ERROR")
         absl.logging.set_verbosity(absl.logging.ERROR)
         yield

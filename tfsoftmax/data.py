@@ -85,6 +85,9 @@ class Rows:
         seed: int | None = None,
         index: np.ndarray | None = None,
     ):
+        import tfsoftmax._tensorflow  # noqa: F401 - before TensorFlow
+
+        # isort: split
         import tensorflow as tf
 
         self._x, self._y = sources.aligned(x), y

@@ -14,6 +14,7 @@ import numpy as np
 
 from tfsoftmax._checks import number
 from tfsoftmax._files import write_text
+from tfsoftmax._kinds import EXPORT, kind, not_a
 from tfsoftmax.errors import ExportError, InputError
 from tfsoftmax.exporting import card, manifest, parity, versions
 from tfsoftmax.exporting.formats import EXPORTERS
@@ -89,6 +90,8 @@ def export(
     linear = Linear(*_weights(model, spec), spec)
     expected = _expected(model, spec, rows, labels)
     parent = Path(path)
+    if (found := kind(parent)) and found[0] != EXPORT:
+        raise not_a(EXPORT, parent, "")
     try:
         with versions.work(parent) as work:
             # laid out as it will be: the version folder lies in a folder that is named as the model

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfsoftmax._files import read_json
+from tfsoftmax._kinds import EXPORT, not_a
 from tfsoftmax.errors import InputError
 from tfsoftmax.exporting.versions import versions
 from tfsoftmax.spec import ModelSpec
@@ -39,7 +40,8 @@ class Predictor:
         if found := versions(self.folder):
             self.folder = self.folder / str(found[-1])
         if not (self.folder / "manifest.json").is_file():
-            raise InputError(f"there is no export in {str(path)!r}; `tfsoftmax export RUN --to {path}` makes one")
+            text = f"there is no export in {str(path)!r}; `tfsoftmax export RUN --to {path}` makes one"
+            raise not_a(EXPORT, Path(path), text)
         manifest = read_json(self.folder / "manifest.json", "manifest")
         self.spec: ModelSpec = ModelSpec.from_dict(manifest.get("spec", {}), "the spec in the manifest")
         self._threads = threads

@@ -12,6 +12,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+import tfsoftmax._tensorflow  # noqa: F401 - before TensorFlow
+
+# isort: split
+
 import tensorflow as tf
 
 from tfsoftmax._checks import one_of

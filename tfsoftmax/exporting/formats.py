@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tfsoftmax._quiet import quiet
 from tfsoftmax.exporting import saved_model
 from tfsoftmax.exporting.linear import Linear
 from tfsoftmax.predict import Answer, open_onnx
@@ -184,7 +185,10 @@ def _litert(linear: Linear, work: Path, *, int8: bool) -> bytes:
 def _open_litert(path: Path) -> Answer:
     from ai_edge_litert.interpreter import Interpreter
 
-    runner = Interpreter(model_content=path.read_bytes()).get_signature_runner("serving_default")
+    interpreter = Interpreter(model_content=path.read_bytes())
+    with quiet():  # the first one reports its delegate
+        interpreter.allocate_tensors()
+    runner = interpreter.get_signature_runner("serving_default")
     (name,) = runner.get_input_details()
     return lambda raw: runner(**{name: raw})
 

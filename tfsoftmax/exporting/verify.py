@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from tfsoftmax._checks import one_of
-from tfsoftmax.errors import ExportError, InputError
+from tfsoftmax._kinds import EXPORT, not_a
+from tfsoftmax.errors import ExportError
 from tfsoftmax.exporting import card, manifest, parity
 from tfsoftmax.exporting.formats import EXPORTERS
 from tfsoftmax.exporting.reference import Reference
@@ -40,7 +41,8 @@ def verify(path: str | os.PathLike[str]) -> list[Verified]:
     found = versions(path)
     folders = [path / str(number) for number in found] or [path]
     if not all((folder / manifest.NAME).is_file() for folder in folders):
-        raise InputError(f"there is no export in {str(path)!r}; `tfsoftmax export RUN --to {path}` makes one")
+        text = f"there is no export in {str(path)!r}; `tfsoftmax export RUN --to {path}` makes one"
+        raise not_a(EXPORT, path, text)
     manifests = [manifest.verify_files(folder) for folder in folders]
     if found:
         _verify_beside(path, manifests)

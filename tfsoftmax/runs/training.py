@@ -23,6 +23,7 @@ import tensorflow as tf
 
 from tfsoftmax._checks import one_of
 from tfsoftmax._files import read_json, write_bytes, write_text
+from tfsoftmax._kinds import RUN, not_a
 from tfsoftmax.data import Data, load
 from tfsoftmax.errors import InputError, TrainingError, WorkerLost
 from tfsoftmax.fitting.compilable import distributed, prepare
@@ -51,7 +52,8 @@ class Run:
     def __init__(self, folder: str | os.PathLike[str]):
         self.folder = Path(folder)
         if not (self.folder / "config.json").is_file():
-            raise InputError(f"there is no run folder {str(self.folder)!r}; `tfsoftmax train --out` makes one")
+            text = f"there is no run folder {str(self.folder)!r}; `tfsoftmax train --out {folder}` makes one"
+            raise not_a(RUN, self.folder, text)
         if not (self.folder / "metrics.json").is_file():
             raise InputError(f"the run in {str(self.folder)!r} has not finished; finish it with `tfsoftmax train`")
 

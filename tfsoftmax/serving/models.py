@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tfsoftmax._kinds import EXPORT, not_a
 from tfsoftmax.errors import InputError, TfsoftmaxError
 from tfsoftmax.exporting.manifest import verify_files
 from tfsoftmax.exporting.reference import Reference
@@ -114,9 +115,11 @@ class Models:
             entries = sorted(given.iterdir()) if given.is_dir() else []
             exports = [given] if versions(given) else [entry for entry in entries if versions(entry)]
             if strict and (not exports or (given / "manifest.json").exists()):
-                raise InputError(
+                raise not_a(
+                    EXPORT,
+                    given,
                     f"there is no export in {str(given)!r}: expected version folders 1, 2, …, or export folders; "
-                    f"`tfsoftmax export RUN --to {given}` makes one"
+                    f"`tfsoftmax export RUN --to {given}` makes one",
                 )
             for folder in exports:
                 name = folder.resolve().name

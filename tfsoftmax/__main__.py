@@ -1,0 +1,5 @@
+"""``python -m tfsoftmax`` is the command line."""
+
+from tfsoftmax.cli import main
+
+main()
