@@ -14,6 +14,7 @@ import typer
 from tfsoftmax import __version__, console
 from tfsoftmax._checks import one_of
 from tfsoftmax._files import read_json
+from tfsoftmax._quiet import quiet
 from tfsoftmax.console import tensorflow
 from tfsoftmax.errors import InputError
 from tfsoftmax.spec import RunConfig
