@@ -263,8 +263,11 @@ def test_onnx_int8_rounds_the_weights_and_nothing_else(tmp_path, shape, dtype):
     session = onnxruntime.InferenceSession(folder / "model.int8.onnx")
     (logits,) = session.run(["logits"], {data.spec.input_name: x})
     np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-4)
-    kinds = [node.op_type for node in onnx.load(folder / "model.int8.onnx").graph.node]
-    assert ("MatMulInteger" in kinds) == (shape == SHAPE), "where 32 bits cannot overflow"
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "fused.onnx"), 3
+    onnxruntime.InferenceSession(folder / "model.int8.onnx", options)
+    kinds = [node.op_type for node in onnx.load(tmp_path / "fused.onnx").graph.node]
+    assert ("MatMulIntegerToFloat" in kinds) == (shape == SHAPE), "bytes are multiplied where 32 bits cannot overflow"
 
 
 @pytest.mark.parametrize("name", list(EXPORTERS))

@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import tensorflow as tf
+from onnx.reference import ReferenceEvaluator
 
 import tfsoftmax
 
@@ -124,6 +125,41 @@ def test_openvino(exported, images, logits, class_id, path):
     np.testing.assert_array_equal(answers["class_id"], class_id)
     np.testing.assert_allclose(answers["logits"], logits, rtol=0, atol=1e-4)
     assert answers["label"].tolist() == [program_label(exported, i) for i in class_id]
+
+
+def test_openvino_in_half_precision(exported, images, class_id):
+    """Where the processor has none, OpenVINO takes bfloat16; the next test has half precision on every machine."""
+    openvino = pytest.importorskip("openvino")
+    core = openvino.Core()
+    for file in ("model.onnx", "model.int8.onnx"):
+        model = core.read_model(exported.folder / file)
+        answers = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f16"})(images)
+        assert np.isfinite(answers["logits"]).all()
+        assert (answers["class_id"] != class_id).mean() < 0.01
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "model.int8.onnx"])
+def test_every_float_of_sixteen_bits(exported, images, logits, class_id, file):
+    """The graph with float16 in place of float32, in ONNX's own evaluator, which rounds the result of every node."""
+    model = onnx.load(exported.folder / file)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            array = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if (node.op_type, attribute.name, attribute.i) == ("Cast", "to", onnx.TensorProto.FLOAT):
+                attribute.i = onnx.TensorProto.FLOAT16
+    for value in model.graph.output:
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    model.opset_import[0].version, model.ir_version = 21, 10  # DequantizeLinear to float16
+    onnx.checker.check_model(model, full_check=True)
+    evaluator = ReferenceEvaluator(model)
+    answers = dict(zip(evaluator.output_names, evaluator.run(None, {"image": images}), strict=True))
+    assert answers["logits"].dtype == np.float16
+    np.testing.assert_allclose(answers["logits"], logits, rtol=0, atol=0.02 * np.ptp(logits))
+    assert (answers["class_id"] != class_id).mean() < 0.01
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "model.int8.onnx"])

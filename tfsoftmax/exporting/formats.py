@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET = 17
+HALF_SUM = 2**15  # sums below it are within half precision, whose largest number is 65,504
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,10 +80,12 @@ def _write_onnx_int8(linear: Linear, folder: Path) -> None:
     """Weights in eight bits with one step a class.
 
     Pictures come in eight bits as well, so their product with the weights is exact in whole numbers and needs no
-    calibration. The weights are stored unsigned (128 is zero): products of unsigned with signed bytes saturate on
-    processors without VNNI. Tables, and pictures so large that 32 bits could overflow, are multiplied as floats. The
-    weights become floats by plain arithmetic there: ONNX Runtime would fuse DequantizeLinear with the product and
-    round the inputs to eight bits as well.
+    calibration: ONNX Runtime fuses two DequantizeLinear with the MatMul after them into one product of bytes. The
+    weights are divided by a power of two there, which changes no digit, and keeps the sums within half precision for
+    runtimes that compute in it. They are stored unsigned (128 is zero): products of unsigned with signed bytes
+    saturate on processors without VNNI. Tables, and pictures so large that 32 bits could overflow, are multiplied as
+    floats. The weights become floats by plain arithmetic there: ONNX Runtime would round the inputs to eight bits as
+    well.
     """
     import onnx
     from onnx import numpy_helper
@@ -101,12 +104,16 @@ def _write_onnx_int8(linear: Linear, folder: Path) -> None:
         "classes": np.array(spec.classes, object),
     }
     if linear.folded and pictures and 255 * 255 * size < 2**31:
-        constants |= {"zero": np.uint8(128), "input_zero": np.uint8(0)}
+        largest = 255 * np.abs(constants["kernel"].astype(np.int64) - 128).sum(axis=0).max()
+        part = np.float32(2.0 ** -max(0, int(largest // HALF_SUM).bit_length()))
+        constants |= {"one": np.float32(1), "input_zero": np.uint8(0), "part": part, "zero": np.uint8(128)}
+        constants["step"] = step / part
         product = f"""
             x = Reshape({spec.input_name}, rows)
-            whole = MatMulInteger(x, kernel, input_zero, zero)
-            steps = Cast<to=1>(whole)
-            product = Mul(steps, step)"""
+            floats = DequantizeLinear(x, one, input_zero)
+            weights = DequantizeLinear(kernel, part, zero)
+            sums = MatMul(floats, weights)
+            product = Mul(sums, step)"""
     else:
         constants |= {"zero": np.float32(128)}
         prepared = "x = Identity(flat)"
