@@ -1,5 +1,6 @@
 """The wheel in an environment of its own: nothing there but what its requirements bring, nothing of the checkout."""
 
+import csv
 import os
 import shutil
 import subprocess
@@ -45,24 +46,26 @@ class Environment:
     Args:
         folder: where to make it.
         wheel: the wheel to install.
-        requirements: what the wheel is installed with; ``None``: its own requirements and those of ``extras``.
-        extras: extras of the wheel.
+        extras: extras of the wheel, whose requirements are linked as well.
+        only: link these distributions, and nothing that they or the wheel require.
+        pip: have pip in it.
     """
 
-    def __init__(self, folder, wheel, *, extras=(), requirements=None):
+    def __init__(self, folder, wheel, *, extras=(), only=None, pip=False):
         self.folder = folder
         venv.create(folder, symlinks=True)
-        self.python = folder / "bin" / "python"
         (self.site,) = folder.glob("lib/python*/site-packages")
-        pip = [sys.executable, "-m", "pip", "--python", self.python, "install", "--quiet", "--no-deps", "--no-index"]
-        subprocess.run([*pip, wheel], env=_clean(), check=True)
-        if requirements is None:
-            (own,) = metadata.distributions(name="tfsoftmax", path=[str(self.site)])
-            requirements = wanted(own, extras)
-            self.distributions = closure(requirements)
-        else:
-            self.distributions = {name: metadata.distribution(name) for name in requirements}
-        for distribution in self.distributions.values():
+        command = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install", "--quiet"]
+        subprocess.run([*command, "--no-deps", "--no-index", wheel], env=_clean(), check=True)
+        (own,) = metadata.distributions(name="tfsoftmax", path=[str(self.site)])
+        found = _required(own, extras) if only is None else {name: metadata.distribution(name) for name in only}
+        self.distributions = found
+        if pip:
+            _link(metadata.distribution("pip"), self.site)
+            script = folder / "bin" / "pip"
+            script.write_text(f'#!/bin/sh\nexec {folder}/bin/python -m pip "$@"\n')
+            script.chmod(0o755)
+        for distribution in found.values():
             _link(distribution, self.site)
 
     def run(self, *command, cwd, check=True, **variables):
@@ -78,25 +81,19 @@ class Environment:
         return {**_clean(), "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", **more}
 
 
-def wanted(distribution, extras=()):
-    """Requirements of a distribution with ``extras``, those whose markers hold here."""
-    parsed = [Requirement(line) for line in distribution.requires or []]
-    return [
-        one for one in parsed if one.marker is None or any(one.marker.evaluate({"extra": e}) for e in ("", *extras))
-    ]
-
-
-def closure(requirements):
-    """Name -> distribution of all that the requirements bring, from what is installed here."""
-    found, seen, left = {}, set(), list(requirements)
+def _required(own, extras):
+    """Name -> distribution of all that ``own`` requires with ``extras``, from what is installed here."""
+    found, seen, left = {}, set(), [("tfsoftmax", frozenset(extras))]
     while left:
-        requirement = left.pop()
-        key = canonicalize_name(requirement.name), frozenset(requirement.extras)
+        key = name, wanted = left.pop()
         if key in seen:
             continue
         seen.add(key)
-        found[key[0]] = distribution = metadata.distribution(requirement.name)
-        left += wanted(distribution, requirement.extras)
+        distribution = own if name == "tfsoftmax" else found.setdefault(name, metadata.distribution(name))
+        for requirement in map(Requirement, distribution.requires or []):
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *wanted)):
+                left.append((canonicalize_name(requirement.name), frozenset(requirement.extras)))
     return found
 
 
@@ -105,7 +102,9 @@ def _clean():
 
 
 def _link(distribution, site):
-    for file in distribution.files:
-        if ".." not in file.parts:
-            (site / file).parent.mkdir(parents=True, exist_ok=True)
-            (site / file).symlink_to(distribution.locate_file(file))
+    source = distribution.locate_file("")
+    for name, *_ in csv.reader(distribution.read_text("RECORD").splitlines()):
+        link = f"{site}/{name}"
+        if not name.startswith("..") and not os.path.lexists(link):  # two distributions may have the same file
+            os.makedirs(os.path.dirname(link), exist_ok=True)
+            os.symlink(f"{source}/{name}", link)
