@@ -241,7 +241,6 @@ def export(
     """Export a finished run as the next version, each file compared with the model on the validation rows."""
     with tensorflow():
         from tfsoftmax.export import export as write
-        from tfsoftmax.exporting.parity import table
         from tfsoftmax.runs.training import Run
     finished = Run(run)
     data = finished.data()
@@ -260,9 +259,7 @@ def export(
     if as_json:
         print(json.dumps({"folder": str(done.folder), "parity": done.parity, "removed": done.removed}))
         return
-    print(f"exported version {done.folder.name}: {done.folder}\n{table(done.parity)}")
-    if done.removed:
-        print(f"removed version {', '.join(map(str, done.removed))}")
+    print(done)
 
 
 @app.command(epilog=_example("verify export/fashion_mnist"))
@@ -272,14 +269,15 @@ def verify(
 ) -> None:
     """Verify an export: hashes, then each file opened in its own runtime and compared on the reference rows."""
     with tensorflow():
-        from tfsoftmax.exporting.parity import table
         from tfsoftmax.exporting.verify import verify as check
     found = check(export)
     if as_json:
-        print(json.dumps({"versions": [{"folder": str(one.folder), "parity": one.parity} for one in found]}))
+        fields = ("parity", "unlisted")
+        rows = [{"folder": str(one.folder), **{name: getattr(one, name) for name in fields}} for one in found]
+        print(json.dumps({"versions": rows}))
         return
     for one in found:
-        print(f"verified version {one.folder.name}: {one.folder}\n{table(one.parity)}")
+        print(one)
 
 
 @app.command(epilog=_example("predict export/fashion_mnist shoe.png --top 3"))

@@ -43,6 +43,12 @@ class Export:
     parity: list[dict[str, Any]]
     removed: list[int]
 
+    def __repr__(self) -> str:
+        lines = [f"exported version {self.folder.name}: {self.folder}", parity.table(self.parity)]
+        if self.removed:
+            lines.append(f"removed version {', '.join(map(str, self.removed))}")
+        return "\n".join(lines)
+
 
 def export(
     model: keras.Model,
@@ -95,7 +101,7 @@ def export(
     try:
         with versions.work(parent) as work:
             # laid out as it will be: the version folder lies in a folder that is named as the model
-            aside = work / parent.resolve().name / str(versions.choose(parent, version))
+            aside = work / Path(os.path.abspath(parent)).name / str(versions.choose(parent, version))
             aside.mkdir(parents=True)
             found = _write(aside, linear, expected, metrics, config)
             if wrong := [row["format"] for row in found if not row["ok"]]:

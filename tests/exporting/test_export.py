@@ -169,9 +169,17 @@ def test_model_card(finished, source):
 
 
 def test_a_card_without_figures(finished, tmp_path):
+    """Into a folder that is reached by a link: the name as given."""
     run, _ = finished
-    tfsoftmax.export(run.model, run.spec, tmp_path)
-    assert "Not measured" in (tmp_path / "README.md").read_text()
+    (tmp_path / "real").mkdir()
+    (tmp_path / "demo").symlink_to("real")
+    done = tfsoftmax.export(run.model, run.spec, tmp_path / "demo")
+    card = (tmp_path / "demo" / "README.md").read_text()
+    assert card.startswith("# demo\n")
+    assert "--model_name=demo" in card
+    assert "Not measured" in card
+    assert repr(done).splitlines()[0] == f"exported version 1: {tmp_path / 'demo' / '1'}"
+    assert [line.split()[0] for line in repr(done).splitlines()[1:]] == ["format", *EXPORTERS]
 
 
 @pytest.mark.parametrize("preprocess", ["center", "standardize"])

@@ -40,6 +40,13 @@ def test_a_whole_export_passes(finished, tfsoftmax_cli):
     assert (status, err) == (0, "")
     assert out.startswith(f"verified version 1: {folder / '1'}\n")
     assert out.count(" yes\n") == 5
+    row, (kept, *_) = finished[1].parity[0], tfsoftmax.verify(folder)
+    assert (
+        "the 102 reference rows that the export keeps: 38 with labels, in turn one of each class, and 64 without" in out
+    )
+    assert f"on all labelled rows of the export the model had {row['model_accuracy']:.4f}." in out
+    assert repr(kept).splitlines()[-2:] == out.splitlines()[-2:]
+    assert kept.unlisted == []
     status, out, _ = tfsoftmax_cli("verify", folder / "1", "--json")
     (version,) = json.loads(out)["versions"]
     assert version["folder"] == str(folder / "1")
@@ -75,17 +82,68 @@ def test_the_command_says_what_has_changed(copy, tfsoftmax_cli, name):
 
 
 def test_missing_and_foreign_files_are_named(copy, tfsoftmax_cli):
+    strays = ["assets/.nfs0001", "assets/link", "._model.onnx", ".DS_Store", "Thumbs.db", "model.onnx~"]
+    for name in strays:
+        (copy / "1" / name).write_bytes(b"x") if name != "assets/link" else (copy / "1" / name).symlink_to("/nowhere")
+    status, out, err = tfsoftmax_cli("verify", copy)
+    assert (status, err) == (0, "")
+    assert [line for line in out.splitlines() if line.startswith("warning: ")] == [
+        f"warning: {name} is not in the manifest" for name in sorted(strays)
+    ]
     (copy / "1" / "model.onnx").unlink()
-    (copy / "1" / "assets" / "more.txt").write_text("")
-    (copy / "1" / "assets" / "link").symlink_to("/nowhere")
+    os.mkfifo(copy / "1" / "model.onnx")  # would be read for ever
+    (copy / "1" / "assets" / "labels.txt").unlink()
     status, _, err = tfsoftmax_cli("verify", copy)
     assert status == 1
-    assert "assets/link does not belong there; assets/more.txt does not belong there; model.onnx is missing" in err
+    assert "as it was exported: assets/labels.txt is missing; model.onnx is missing. Export the run again" in err
     (copy / "README.md").unlink()
     shutil.rmtree(copy / "1")
     status, _, err = tfsoftmax_cli("verify", copy)
     assert status == 2
     assert "there is no export in" in err
+
+
+def kubernetes(whole, to):
+    """Lay a folder out as an atomic writer mounts a volume: each entry a link into ..data, a link to a dated folder."""
+    shutil.copytree(whole, to / "..2026_01")
+    (to / "..data").symlink_to("..2026_01")
+    for name in os.listdir(whole):
+        (to / name).symlink_to(f"..data/{name}")
+
+
+def test_links_are_followed(finished, tfsoftmax_cli, tmp_path):
+    whole = finished[1].folder.parent
+    kubernetes(whole, tmp_path / "export")
+    kubernetes(whole / "1", tmp_path / "version" / "1")
+    for name in ("README.md", "config.pbtxt"):
+        (tmp_path / "version" / name).symlink_to(whole / name)
+    linked = shutil.copytree(whole, tmp_path / "linked")
+    shutil.move(linked / "1" / "variables", tmp_path / "elsewhere")
+    (linked / "1" / "variables").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "demo").symlink_to(linked)
+    raw = np.zeros((1, *SHAPE), np.uint8)
+    wanted = tfsoftmax.Predictor(whole)(raw)["logits"]
+    for name in ("export", "version", "linked", "demo"):
+        (one,) = tfsoftmax.verify(tmp_path / name)
+        assert (one.folder, one.unlisted) == (tmp_path / name / "1", [])
+        np.testing.assert_array_equal(tfsoftmax.Predictor(tmp_path / name)(raw)["logits"], wanted)
+    (tmp_path / "elsewhere" / "variables.index").write_bytes(b"")
+    status, _, err = tfsoftmax_cli("verify", tmp_path / "demo")
+    assert status == 1
+    assert f"error: {str(tmp_path / 'demo' / '1')!r} is not as it was exported: variables/variables.index has" in err
+
+
+def test_a_file_that_would_be_opened_must_be_listed(copy):
+    path = copy / "1" / "manifest.json"
+    values = json.loads(path.read_text())
+    del values["files"]["model.int8.tflite"]
+    values["files"]["../README.md"] = {"sha256": manifest.digest((copy / "README.md").read_bytes())}
+    values["sha256"] = "0" * 64
+    text = json.dumps(values)
+    path.write_text(text.replace("0" * 64, manifest.digest(text.encode())))
+    with pytest.raises(tfsoftmax.ExportError) as failure:
+        tfsoftmax.verify(copy)
+    assert "../README.md lies outside; model.int8.tflite is not in the manifest" in str(failure.value)
 
 
 def resign(folder):

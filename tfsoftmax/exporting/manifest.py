@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tfsoftmax._files import read_json, write_text
@@ -12,6 +12,15 @@ from tfsoftmax.errors import ExportError
 
 NAME = "manifest.json"
 _UNSIGNED = "0" * 64
+# Files that are opened by their names, and so must be listed.
+OPENED = (
+    "saved_model.pb",
+    "model.onnx",
+    "model.int8.onnx",
+    "model.tflite",
+    "model.int8.tflite",
+    "reference.npz",
+)
 
 
 def digest(content: bytes) -> str:
@@ -34,31 +43,44 @@ def write(folder: Path, values: dict[str, Any]) -> None:
 
 
 def verify_files(folder: Path) -> dict[str, Any]:
-    """Check every file of a version folder against its manifest; gives the manifest. Standard library only.
+    """Check every file that the manifest of a version folder lists, through links; returns the manifest.
+
+    Standard library only. What is not listed is no fault: see :func:`unlisted`.
 
     Raises:
         InputError: there is no manifest that can be read.
-        ExportError: files that changed, are missing or do not belong there; the text names all of them.
+        ExportError: files that changed or are missing, or of ``OPENED`` are not listed; the text names all of them.
     """
     manifest = read_json(folder / NAME, "manifest")
     text, own = (folder / NAME).read_bytes(), manifest.get("sha256")
     wrong = []
     if not isinstance(own, str) or digest(_sign(text.decode(), _UNSIGNED, own).encode()) != own:
         wrong.append(f"{NAME} has changed")
-    listed = manifest.get("files")
-    listed = listed if isinstance(listed, dict) else {}
-    found = _files(folder)
-    for name in sorted(listed.keys() | found.keys()):
-        entry = listed.get(name)
-        if entry is None:
-            wrong.append(f"{name} does not belong there")
-        elif name not in found:
+    for name, entry in sorted(_listed(manifest).items()):
+        if ".." in PurePosixPath(name).parts or name.startswith("/"):
+            wrong.append(f"{name} lies outside")
+        elif not (folder / name).is_file():
             wrong.append(f"{name} is missing")
-        elif not isinstance(entry, dict) or digest(found[name].read_bytes()) != entry.get("sha256"):
+        elif not isinstance(entry, dict) or digest((folder / name).read_bytes()) != entry.get("sha256"):
             wrong.append(f"{name} has changed")
+    wrong += [f"{name} is not in the manifest" for name in unlisted(folder, manifest) if name in OPENED]
     if wrong:
         raise ExportError(f"{str(folder)!r} is not as it was exported: {'; '.join(wrong)}. Export the run again")
     return manifest
+
+
+def unlisted(folder: Path, manifest: dict[str, Any]) -> list[str]:
+    """The files of a version folder that its manifest does not list: what operating systems and editors leave.
+
+    Names that begin with two dots are not among them: so Kubernetes lays out a volume.
+    """
+    names = sorted(_files(folder).keys() - _listed(manifest).keys())
+    return [name for name in names if not name.startswith("..")]
+
+
+def _listed(manifest: dict[str, Any]) -> dict[str, Any]:
+    listed = manifest.get("files")
+    return listed if isinstance(listed, dict) else {}
 
 
 def _files(folder: Path) -> dict[str, Path]:

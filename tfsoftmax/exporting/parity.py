@@ -45,10 +45,10 @@ def compare(name: str, entry: Format, folder: Path, spec: ModelSpec, rows: Expec
     """Open the file of a format, called ``name``, in a version folder and compare it with the model.
 
     Returns:
-        JSON-ready: ``format``, ``file``, ``runtime``, ``rows``, ``bytes``; ``logits`` and ``probabilities``, largest
-        absolute differences; ``limit``, of logits; ``classes``, rows whose class differs; ``accuracy`` and
-        ``model_accuracy`` on the rows with labels (``None`` without); ``microseconds``, a row in batches of ``"1"`` and
-        ``"1024"``, medians; ``ok``.
+        JSON-ready: ``format``, ``file``, ``runtime``, ``rows``, ``labelled`` (how many of them have labels), ``bytes``;
+        ``logits`` and ``probabilities``, largest absolute differences; ``limit``, of logits; ``classes``, rows whose
+        class differs; ``accuracy`` and ``model_accuracy`` on the rows with labels (``None`` without); ``microseconds``,
+        a row in batches of ``"1"`` and ``"1024"``, medians; ``ok``.
     """
     raw, few = rows.raw, rows.few
     answer = entry.open(folder)
@@ -80,6 +80,7 @@ def compare(name: str, entry: Format, folder: Path, spec: ModelSpec, rows: Expec
         "file": entry.files[0],
         "runtime": entry.runtime,
         "rows": len(raw),
+        "labelled": int(known.sum()),
         "bytes": sum(path.stat().st_size for pattern in entry.files for path in folder.glob(pattern)),
         "logits": differ,
         "limit": limit,

@@ -21,14 +21,41 @@ from tfsoftmax.spec import ModelSpec
 
 @dataclasses.dataclass(frozen=True)
 class Verified:
-    """One version that passed: its folder, and one parity row a format on the reference rows."""
+    """One version that passed.
+
+    Args:
+        folder: its folder.
+        parity: one row per format, on the reference rows.
+        exported: the rows of the export itself, on all rows that it was given.
+        unlisted: files in the folder that its manifest does not list.
+    """
 
     folder: Path
     parity: list[dict[str, Any]]
+    exported: list[dict[str, Any]]
+    unlisted: list[str]
+
+    def __repr__(self) -> str:
+        lines = [f"verified version {self.folder.name}: {self.folder}", parity.table(self.parity)]
+        for now, then in zip(self.parity[:1], self.exported[:1], strict=True):
+            rows, labelled = now["rows"], now["labelled"]
+            lines.append(
+                f"compared on the {rows} reference rows that the export keeps: {labelled} with labels, in turn one of "
+                f"each class, and {rows - labelled} without, among them all lowest, all highest and noise."
+            )
+            if labelled and then["model_accuracy"] is not None:
+                lines.append(
+                    f"accuracy is on those {labelled}; on all labelled rows of the export the model had "
+                    f"{then['model_accuracy']:.4f}."
+                )
+        lines += [f"warning: {name} is not in the manifest" for name in self.unlisted]
+        return "\n".join(lines)
 
 
 def verify(path: str | os.PathLike[str]) -> list[Verified]:
     """Check the hashes of an export and repeat the parity against its reference rows.
+
+    Links are followed. Files that the manifest does not list are reported, not refused.
 
     Args:
         path: an export folder (all of its versions are checked, and what stands beside them), or one version folder.
@@ -46,7 +73,10 @@ def verify(path: str | os.PathLike[str]) -> list[Verified]:
     manifests = [manifest.verify_files(folder) for folder in folders]
     if found:
         _verify_beside(path, manifests)
-    return [Verified(folder, _parity(folder, values)) for folder, values in zip(folders, manifests, strict=True)]
+    return [
+        Verified(folder, _parity(folder, values), values["parity"], manifest.unlisted(folder, values))
+        for folder, values in zip(folders, manifests, strict=True)
+    ]
 
 
 def _verify_beside(path: Path, manifests: list[dict[str, Any]]) -> None:

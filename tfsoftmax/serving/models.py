@@ -10,7 +10,7 @@ import numpy as np
 
 from tfsoftmax._kinds import EXPORT, not_a
 from tfsoftmax.errors import InputError, TfsoftmaxError
-from tfsoftmax.exporting.manifest import verify_files
+from tfsoftmax.exporting.manifest import unlisted, verify_files
 from tfsoftmax.exporting.reference import Reference
 from tfsoftmax.exporting.versions import versions
 from tfsoftmax.predict import Predictor
@@ -46,6 +46,8 @@ class Version(Predictor):
 
     def __init__(self, name: str, folder: Path, max_rows: int):
         self.manifest = verify_files(folder)
+        for stray in unlisted(folder, self.manifest):
+            log.warning("%s: version %s: %s is not in the manifest", name, folder.name, stray)
         super().__init__(folder, threads=1)
         self.name, self.number, self.max_rows = name, int(folder.name), max_rows
         self.reader = tensors.reader(self.spec.shape, self.spec.dtype, self.spec.input_name, max_rows)
