@@ -95,7 +95,7 @@ def test_shell_completion(tfsoftmax_cli, monkeypatch):
         (["--lr", "-1"], "lr must be a finite number above 0, got -1"),
         (["--lr", "fast"], "--lr"),
         (["--epochs", "0"], "epochs must be a whole number of at least 1, got 0"),
-        (["--val", "0"], "val must be a whole number of at least 1, got 0"),
+        (["--val", "0", "--patience", "2"], "patience needs validation rows, and refit or val=0 leaves none"),
         (["--val", "ten"], "--val must be a number of rows or 'test', got 'ten'"),
         (["--val", "230"], "val=230 leaves no training row of 230"),
         (["--data", "fasion_mnist"], "unknown data set 'fasion_mnist'; known are .*nearest: fashion_mnist"),

@@ -70,6 +70,9 @@ def test_val_can_be_the_test_split_or_nothing(source):
     assert len(refit.train.rows) == 230
     assert refit.val is None
     assert len(tfsoftmax.Data(source).val.rows) == 230 // 6
+    none = tfsoftmax.Data(source, val=0)
+    assert len(none.train.rows) == 230
+    assert none.val is None
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
@@ -85,7 +88,7 @@ def test_preprocessing_constants(source, dtype):
         expected = {
             "unit": x,
             "center": x - raw.mean(axis=0),
-            "standardize": (x - raw.mean(axis=0)) / (raw.std(axis=0) + 0.05),
+            "standardize": (x - raw.mean(axis=0)) / (raw.std(axis=0) + (0.05 if dtype == np.uint8 else 0)),
         }[name]
         np.testing.assert_allclose(batches(data.test)[0][0], expected, rtol=1e-4, atol=1e-5)
 
@@ -103,7 +106,11 @@ def test_spec_goes_through_json(source, tmp_path):
         ({"batch_size": 2.5}, "batch_size must be a whole number"),
         ({"batch_size": True}, "batch_size must be a whole number"),
         ({"val": 230}, "val=230 leaves no training row of 230"),
-        ({"val": 0}, "val must be a whole number of at least 1"),
+        ({"val": -1}, "val must be a whole number of at least 0, got -1"),
+        (
+            {"val": (np.zeros((9, 9)), [1])},
+            "val must be a number of rows or 'test', got [^\n]*; rows of your own go to",
+        ),
         ({"val": "train"}, "val must be a number of rows or 'test'"),
         ({"seed": -1}, "seed must be"),
         ({"preprocess": "whiten"}, "preprocess must be one of center, standardize, unit, got 'whiten'"),

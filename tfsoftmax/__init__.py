@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; the table below is what
     from tfsoftmax.fitting.resume import Resume as Resume
     from tfsoftmax.model import SoftmaxRegression as SoftmaxRegression
     from tfsoftmax.predict import Predictor as Predictor
-    from tfsoftmax.runs.training import Run as Run
+    from tfsoftmax.runs.run import Run as Run
     from tfsoftmax.runs.training import train as train
     from tfsoftmax.sources import Source as Source
     from tfsoftmax.spec import ModelSpec as ModelSpec
@@ -40,7 +40,7 @@ _PUBLIC = {
     "SoftmaxRegression": "model",
     "accelerate": "fitting.epochs",
     "Resume": "fitting.resume",
-    "Run": "runs.training",
+    "Run": "runs.run",
     "train": "runs.training",
     "export": "export",
     "verify": "exporting.verify",

@@ -39,6 +39,8 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         raise InputError(f"cannot read {what} {str(path)!r}: {error.strerror}") from error
     except ValueError as error:
         raise InputError(f"{what} {str(path)!r} is not JSON: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{what} {str(path)!r} is nested too deeply") from error
     if not isinstance(value, dict):
         raise InputError(f"{what} {str(path)!r} must hold one JSON object, got {type(value).__name__}")
     return value

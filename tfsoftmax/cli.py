@@ -13,7 +13,6 @@ import typer
 
 from tfsoftmax import __version__, console
 from tfsoftmax._checks import one_of
-from tfsoftmax._files import read_json
 from tfsoftmax._quiet import quiet
 from tfsoftmax.console import tensorflow
 from tfsoftmax.errors import InputError
@@ -21,6 +20,7 @@ from tfsoftmax.spec import RunConfig
 
 app = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]}, rich_markup_mode=None)
 
+DEMO = "fashion_mnist"  # the data where neither --data nor --config names any
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(RunConfig)}
 
 
@@ -56,7 +56,9 @@ def _options(
 @app.command(epilog=_example("train --out runs/book --epochs 10 --batch-size 256 --lr 0.1"))
 def train(
     out: Annotated[Path | None, typer.Option(help="Run folder to write.", show_default="runs/DATA")] = None,
-    data: Annotated[str | None, _setting("data", "Data set; `tfsoftmax datasets` lists them.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Data set; `tfsoftmax datasets` lists them.", show_default=DEMO)
+    ] = None,
     epochs: Annotated[int | None, _setting("epochs", "Passes over the training rows.")] = None,
     batch_size: Annotated[int | None, _setting("batch_size", "Rows a step.")] = None,
     lr: Annotated[float | None, _setting("lr", "Learning rate.")] = None,
@@ -97,18 +99,22 @@ def train(
             f"--config must be a JSON file, got the folder {str(config)!r}; a run's settings are in its "
             "config.json, a search's best ones in its best.json"
         )
-    file = {} if config is None else read_json(config, "configuration")
-    settings = RunConfig.from_dict(
-        {**file, **given}, "the command line" if config is None else f"configuration {str(config)!r}"
-    )
-    out = Path("runs", _file_name(settings.data)) if out is None else out
+    if config is None:
+        settings = RunConfig(**{"data": DEMO, **given})
+    else:
+        fresh = {"fingerprint": None} if "data" in given else {}  # the data named here are meant as they are
+        settings = dataclasses.replace(RunConfig.load(config, "configuration"), **fresh, **given)
+    out = Path("runs", _file_name(settings.data or "data")) if out is None else out
     with tensorflow():
-        from tfsoftmax import data as datasets
         from tfsoftmax.runs import training
+        from tfsoftmax.runs.run import reopened
         from tfsoftmax.strategy import again, opened
     with again(timeout, once="--overwrite") as left:
         scope = opened(strategy, left)
-        rows = datasets.load(settings.data, **training.data_settings(settings))
+        way_out = (
+            "name the data to train on as they are now by --data, or pass them in Python: tfsoftmax.train(data, …)"
+        )
+        rows = reopened(settings, f"the configuration {str(config)!r}", way_out)
         run = training.train(rows, settings, out, overwrite=overwrite, progress=True, strategy=scope)
     if run is None:
         return  # the chief tells
@@ -124,7 +130,7 @@ def train(
 @app.command(epilog=_example("tune --out tune/book --trials 16 --space momentum=0,0.9"))
 def tune(
     out: Annotated[Path | None, typer.Option(help="Tune folder to write.", show_default="tune/DATA")] = None,
-    data: Annotated[str, typer.Option(help="Data set; `tfsoftmax datasets` lists them.")] = "fashion_mnist",
+    data: Annotated[str, typer.Option(help="Data set; `tfsoftmax datasets` lists them.")] = DEMO,
     space: Annotated[
         list[str] | None,
         typer.Option(
@@ -153,7 +159,7 @@ def tune(
         import tuning
         from tfsoftmax import data as datasets
         from tuning.space import parse_space
-    config = RunConfig(data=data, epochs=epochs, schedule=schedule, val=val)
+    config = RunConfig(epochs=epochs, schedule=schedule, val=val)
     wanted = parse_space(space) if space else None
     rows = datasets.load(data, batch_size=batch_size, val=val, seed=seed, preprocess=preprocess)
     found = tuning.search(
@@ -208,21 +214,13 @@ def evaluate(
     """Evaluate a finished run: loss, accuracy with its 95 % interval, figures a class, confusion matrix."""
     one_of("--split", split, ("test", "val"))
     with tensorflow():
-        from tfsoftmax.runs.training import Run
+        from tfsoftmax.runs.evaluation import report
+        from tfsoftmax.runs.run import Run
     result = Run(run).evaluate(split)
     if as_json:
         print(json.dumps({"split": split, **result}))
         return
-    print(f"{split}: {_summary(result)}\n")
-    width = max(len("class"), *(len(row["name"]) for row in result["classes"]))
-    print(f"{'class':<{width}}  count  precision  recall")
-    for row in result["classes"]:
-        print(f"{row['name']:<{width}}  {row['count']:>5}  {_figure(row['precision']):>9}  {_figure(row['recall']):>6}")
-    print("\nconfusion matrix (row: true class, column: predicted class)")
-    cell = max(5, *(len(str(count)) + 1 for row in result["confusion"] for count in row))
-    print(f"{'':<{width}}  " + "".join(f"{i:>{cell}}" for i in range(len(result["classes"]))))
-    for i, (row, counts) in enumerate(zip(result["classes"], result["confusion"], strict=True)):
-        print(f"{row['name']:<{width}} {i}" + "".join(f"{count:>{cell}}" for count in counts))
+    print(f"{split}: {_summary(result)}\n\n{report(result)}")
 
 
 @app.command(epilog=_example("export runs/fashion_mnist --to export/fashion_mnist"))
@@ -240,22 +238,8 @@ def export(
 ) -> None:
     """Export a finished run as the next version, each file compared with the model on the validation rows."""
     with tensorflow():
-        from tfsoftmax.export import export as write
-        from tfsoftmax.runs.training import Run
-    finished = Run(run)
-    data = finished.data()
-    held_out = (data.test if data.val is None else data.val).rows
-    done = write(
-        finished.model,
-        finished.spec,
-        to,
-        rows=held_out.x,
-        labels=held_out.y,
-        metrics=finished.metrics,
-        config=finished.config,
-        version=version,
-        keep=keep,
-    )
+        from tfsoftmax.runs.run import Run
+    done = Run(run).export(to, version=version, keep=keep)
     if as_json:
         print(json.dumps({"folder": str(done.folder), "parity": done.parity, "removed": done.removed}))
         return
@@ -399,10 +383,6 @@ def _file_name(data: str) -> str:
 
 def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def main() -> None:

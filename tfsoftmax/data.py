@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfsoftmax import sources
-from tfsoftmax._checks import number, one_of
+from tfsoftmax._checks import number, one_of, shown, typed
 from tfsoftmax.errors import InputError
 from tfsoftmax.spec import ModelSpec, check_val
 
@@ -32,9 +32,15 @@ def _center(x: np.ndarray, full: float, rows: np.ndarray | None) -> Constants:
 
 
 def _standardize(x: np.ndarray, full: float, rows: np.ndarray | None) -> Constants:
-    """Subtract each input's mean, divide by its deviation + 0.05 (so that constant pixels do not explode)."""
+    """Subtract each input's mean, divide by its deviation.
+
+    Of pictures by the deviation and a twentieth of the largest value, so that nearly constant pixels do not explode.
+    Columns of a table that are constant, or too small for the reciprocal to be a float32, are not divided.
+    """
     mean, deviation = _moments(x, rows)
-    return mean, 1.0 / (deviation + 0.05 * full)
+    if x.dtype == np.uint8:
+        return mean, 1.0 / (deviation + 0.05 * full)
+    return mean, 1.0 / np.where(deviation > np.finfo(np.float32).tiny, deviation, 1.0)
 
 
 def _moments(x: np.ndarray, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -42,8 +48,13 @@ def _moments(x: np.ndarray, rows: np.ndarray | None) -> tuple[np.ndarray, np.nda
     rows = np.arange(len(x)) if rows is None else rows
     parts = np.array_split(rows, math.ceil(len(rows) / 4096))
     mean = sum(x[part].sum(axis=0, dtype=np.float64) for part in parts) / len(rows)
-    square = sum(((x[part] - mean) ** 2).sum(axis=0) for part in parts) / len(rows)
-    return mean, np.sqrt(square)
+    first = x[rows[0]]
+    square, varies = np.zeros(x.shape[1:]), np.zeros(x.shape[1:], bool)
+    for part in parts:
+        values = x[part]
+        square += ((values - mean) ** 2).sum(axis=0)
+        varies |= (values != first).any(axis=0)
+    return mean, np.sqrt(square / len(rows)) * varies  # the mean of a constant is rounded
 
 
 # name -> function of raw rows (n, *shape), the largest value of their type (255 for uint8, 1 for floats) and the
@@ -189,19 +200,20 @@ class Data:
         source: the rows; :func:`load` reads one by name.
         batch_size: rows a batch, at least 1.
         val: validation rows, drawn by ``seed`` from the training split; ``None`` draws one sixth of it; ``"test"``
-            validates on the test split (the book's way: then nothing unseen is left to report).
+            validates on the test split (the book's way: then nothing unseen is left to report). 0: no validation.
         seed: of the split and of the order of the training rows.
         preprocess: a name in ``PREPROCESSORS``; constants come from the training rows alone.
         refit: train on training and validation rows together; ``val`` is then ``None``.
 
     Attributes:
         train: ``tf.data.Dataset`` of ``(x, y)``, shuffled anew each epoch by ``seed``.
-        val: the same for the validation rows, in order; ``None`` with ``refit``.
+        val: the same for the validation rows, in order; ``None`` with ``refit`` or 0 of them.
         test: the same for the test split, in order.
         spec: the :class:`~tfsoftmax.spec.ModelSpec`.
         classes: class names in the order of the labels.
         source: the source given.
         settings: the other arguments, with ``val`` as it turned out.
+        name: what :func:`load` read it by; ``None`` if the rows were made in Python.
 
     Raises:
         InputError: a setting out of range, or a split that leaves no training row.
@@ -216,14 +228,19 @@ class Data:
         preprocess: str = "unit",
         refit: bool = False,
     ):
-        number("batch_size", batch_size, 1, whole=True)
-        number("seed", seed, 0, whole=True)
+        if not isinstance(source, sources.Source):
+            raise InputError(
+                f"source must be a tfsoftmax.Source, got {shown(source)}; tfsoftmax.load reads a data set by its name"
+            )
+        batch_size = number("batch_size", batch_size, 1, whole=True)
+        seed = number("seed", seed, 0, whole=True)
         one_of("preprocess", preprocess, PREPROCESSORS)
-        check_val(val)
+        typed("refit", refit, bool)
+        val = check_val(val)
         self.source = source
         x, y = source.x_train, source.y_train
         train = held_out = None
-        if val != "test" and not refit:
+        if val != "test" and val != 0 and not refit:
             val = max(1, len(x) // 6) if val is None else val
             if val >= len(x):
                 raise InputError(f"val={val} leaves no training row of {len(x)} in {source.name!r}: give less")
@@ -253,8 +270,28 @@ class Data:
         self.val = None
         if held_out is not None:
             self.val = Rows(x, y, self.spec, batch_size, index=held_out).dataset()
-        elif not refit:
+        elif val == "test" and not refit:
             self.val = Rows(source.x_test, source.y_test, self.spec, batch_size).dataset()
+        self.name = source.origin
+
+    def __repr__(self) -> str:
+        val = "no" if self.val is None else f"{len(self.val.rows):,}"
+        settings = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+        return (
+            f"Data({self.spec.name!r}: {len(self.train.rows):,} training, {val} validation and "
+            f"{len(self.test.rows):,} test rows, {self.spec.dtype} {self.spec.shape}, {len(self.classes)} classes; "
+            f"{settings})"
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells these rows from others: digests of both splits, their labels and the class names.
+
+        Two data sets have the same if their rows, labels and class names are the same and in the same order; the
+        settings do not matter. Of a split of more than 256 MiB evenly spaced rows are read (see
+        ``sources/fingerprint.py``). Computed anew each time, since arrays can change.
+        """
+        return self.source.fingerprint
 
 
 def _plain(value: float | np.ndarray) -> float | tuple[float, ...]:

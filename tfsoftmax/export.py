@@ -21,6 +21,7 @@ from tfsoftmax.exporting.formats import EXPORTERS
 from tfsoftmax.exporting.linear import Linear
 from tfsoftmax.exporting.reference import Reference, choose, hard_rows
 from tfsoftmax.predict import conform
+from tfsoftmax.runs.evaluation import checked
 from tfsoftmax.spec import ModelSpec, RunConfig
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ def export(
     for name in spec.classes:
         if len(name.splitlines()) > 1:
             raise InputError(f"the class name {name!r} has a line break, and labels.txt has a line a class: rename it")
+    if metrics is not None:
+        metrics = checked(metrics)
     linear = Linear(*_weights(model, spec), spec)
     expected = _expected(model, spec, rows, labels)
     parent = Path(path)

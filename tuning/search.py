@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import functools
 import importlib.util
 import io
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from tfsoftmax._checks import number, one_of
+from tfsoftmax._checks import number, one_of, typed
 from tfsoftmax._files import read_json, write_text
+from tfsoftmax._folders import Kind, claim, locked
 from tfsoftmax.data import Data
 from tfsoftmax.errors import InputError, TrainingError
-from tfsoftmax.runs.training import locked
+from tfsoftmax.runs.run import differences
 from tfsoftmax.spec import RunConfig
 from tuning import curves
 from tuning.oracles import TUNERS
@@ -72,7 +73,8 @@ def search(
     Args:
         data: the data set; needs validation rows of its own.
         out: the tune folder.
-        config: what is not tuned; ``None``: cosine decay over 50 epochs.
+        config: what is not tuned; ``None``: cosine decay over 50 epochs. Data, split, batch size and preprocessing are
+            those of ``data``.
         space: what is tuned, see :class:`tuning.SoftmaxHyperModel`; ``None``: the learning rate, from a 32nd to 32
             times the curvature bound. A space without the learning rate keeps that of ``config``.
         tuner: a name in ``TUNERS``; ``"sweep"`` tries ``trials`` learning rates and half as many around the best.
@@ -80,7 +82,7 @@ def search(
         objective: ``"val_loss"`` or ``"val_accuracy"``, at each trial's best epoch.
         lanes: most trials in one compiled fit; ``None``: 16, or fewer where memory is short.
         minutes: time budget; trials in training at its end stop after their epoch and count with what they have.
-        overwrite: replace what is there.
+        overwrite: replace a search that is there. Files in the folder that a search did not write stay.
         progress: a live table on standard error on a terminal, a line a group of trials elsewhere.
 
     Raises:
@@ -101,7 +103,7 @@ def search(
         raise InputError(f"{names[0]} is part of the loss, so losses do not compare: tune it by val_accuracy")
     if tuner == "bayesian" and importlib.util.find_spec("sklearn") is None:
         raise InputError("tuner 'bayesian' needs scikit-learn: pip install scikit-learn")
-    config = dataclasses.replace(config, **data.settings)
+    config = dataclasses.replace(config, **data.settings, data=data.name, fingerprint=data.fingerprint)
     hypermodel = SoftmaxHyperModel(data, config, space)
     asked = {
         "config": dataclasses.asdict(config),
@@ -113,7 +115,8 @@ def search(
     }
     folder = Path(out)
     with locked(folder):
-        _claim(folder, asked, overwrite)
+        text = json.dumps(asked, indent=1) + "\n"
+        claim(folder, TUNE_FOLDER, text, overwrite, functools.partial(_same, folder, asked))
         # KerasTuner takes seed 0 for none
         oracle = TUNERS[tuner](objective, space, trials, config, config.seed + 1)
         seconds = None if minutes is None else 60 * minutes
@@ -150,27 +153,45 @@ class _ShownTuner(LaneTuner):
         self._table.end(self.oracle.get_trial(trial.trial_id))
 
 
-def _claim(folder: Path, asked: dict[str, Any], overwrite: bool) -> None:
-    note = folder / "search.json"
-    try:
-        if folder.exists():
-            ours = note.is_file()
-            if not ours and (not folder.is_dir() or any(folder.iterdir())):
-                raise InputError(f"{str(folder)!r} exists and is not a tune folder; choose another --out")
-            if ours and not overwrite:
-                there = read_json(note, "what was searched")
-                asked = json.loads(json.dumps(asked))
-                if wrong := [name for name in asked if there.get(name) != asked[name]]:
-                    raise InputError(
-                        f"{str(folder)!r} holds another search, with other {wrong[0]}; "
-                        "choose another --out, or give --overwrite"
-                    )
-                return
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
-        write_text(note, json.dumps(asked, indent=1) + "\n")
-    except OSError as error:
-        raise InputError(f"cannot write the tune folder {str(folder)!r}: {error.strerror}") from error
+class _Asked(TypedDict):
+    """``search.json``: what was searched for."""
+
+    config: dict[str, Any]
+    space: dict[str, Any]
+    tuner: str
+    trials: int
+    objective: str
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read ``search.json``, with ``config`` as a RunConfig."""
+    what = f"search {str(path)!r}"
+    asked: dict[str, Any] = typed(what, read_json(path, "search"), _Asked)
+    return {**asked, "config": RunConfig.from_dict(asked["config"], f"{what}.config")}
+
+
+TUNE_FOLDER = Kind(
+    "tune folder",
+    "search.json",
+    _read,
+    (
+        *("search.json", "trials.csv", "best.json", "learning_curves.png"),
+        *("trials/oracle.json", "trials/tuner*.json", "trials/lanes/*.json"),
+        *(f"trials/trial_*/{name}" for name in ("trial.json", "build_config.json", "checkpoint.weights.h5")),
+    ),
+)
+
+
+def _same(folder: Path, asked: dict[str, Any], there: dict[str, Any]) -> None:
+    """Raise InputError unless the search that is there is the one that is asked for."""
+    others = differences(there["config"], RunConfig(**asked["config"]))
+    wanted = json.loads(json.dumps(asked))
+    others += [name for name in ("space", "tuner", "trials", "objective") if there[name] != wanted[name]]
+    if others:
+        raise InputError(
+            f"{str(folder)!r} holds another search, with other {'; '.join(others)}; "
+            "choose another --out, or give --overwrite"
+        )
 
 
 def _rows(tuner: LaneTuner, space: Space) -> list[dict[str, Any]]:

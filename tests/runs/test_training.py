@@ -9,7 +9,7 @@ import pytest
 import tfsoftmax
 from tfsoftmax.spec import RunConfig
 
-CONFIG = RunConfig(data="tiny", epochs=3, batch_size=32, lr=0.05)
+CONFIG = RunConfig(epochs=3, batch_size=32, lr=0.05)
 
 
 def train(source, folder, **settings):
@@ -34,7 +34,8 @@ def test_run_folder(source, tmp_path):
     run, data = train(source, tmp_path / "run")
     assert sorted(os.listdir(run.folder)) == ["config.json", "history.csv", "metrics.json", "model.keras", "spec.json"]
     config = json.loads((run.folder / "config.json").read_text())
-    assert config == {**dataclasses.asdict(CONFIG), "val": 38}, "every setting, and the number of validation rows"
+    noted = {"val": 38, "data": None, "fingerprint": data.fingerprint}
+    assert config == {**dataclasses.asdict(CONFIG), **noted}, "every setting, and what the data are"
     assert run.spec == data.spec
     rows = history(run)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
@@ -166,7 +167,7 @@ def test_config_must_fit_the_data(source, tmp_path):
         ({"patience": 0}, "patience must be a whole number of at least 1"),
         ({"patience": 3, "refit": True}, "patience needs validation rows"),
         ({"refit": "yes"}, "refit must be true or false, got 'yes'"),
-        ({"optimizer": 3}, "optimizer must be a name, got 3"),
+        ({"optimizer": 3}, "optimizer must be a string, got 3"),
         ({"val": 2.5}, "val must be a whole number"),
     ],
 )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse
 from conftest import idx_bytes, make_rows
 
 import tfsoftmax
@@ -83,7 +84,19 @@ def test_missing_idx_file(idx_folder):
         ({"x_train": np.zeros(4)}, "shape"),
         ({"x_train": np.zeros((4, 3))}, "must be alike"),
         ({"y_train": np.array([0, 1, -1, 0])}, "label -1 in row 2"),
-        ({"y_train": np.array([0.0, 1, 1, 0])}, "labels must be whole numbers"),
+        ({"y_train": np.array([0.0, 1, 0.5, 0])}, "labels must be whole numbers, got 0.5 in row 2"),
+        ({"y_train": np.array([0.0, np.nan, 1, 0])}, "label nan in row 1 is outside"),
+        ({"y_train": np.eye(2)[[0, 1, 1, 0]]}, r"got \(4, 2\); of one-hot rows give y.argmax\(axis=1\)"),
+        ({"y_train": np.array(["a", "b", "b", "a"])}, r"got 'a'; of names .* numpy.unique\(names, return_inverse=True"),
+        ({"y_train": [True, False, True, False]}, r"got bool; give y.astype\(int\)"),
+        ({"x_train": scipy.sparse.eye(4, 2)}, r"x_train is a sparse matrix of shape \(4, 2\): give x_train.toarray"),
+        ({"x_train": [[1.0, 2.0], [3.0]]}, "x_train is not an array, all rows of one shape"),
+        ({"classes": 2}, "classes must be the names of the classes in the order of their labels, got 2"),
+        ({"classes": ["a", "a"]}, "the classes 0 and 1 are both called 'a'"),
+        ({"classes": ["a\n", "b\n"]}, r"class name 0 is 'a\\n', expected one line of text"),
+        ({"classes": ["a", "b\u2028c"]}, "class name 1 is .* expected one line of text"),
+        ({"classes": ["a", "\ud800"]}, "a class name must be text without lone surrogates, got '.ud800'"),
+        ({"classes": ["a", ""]}, "class name 1 is '', expected one line of text"),
         ({"y_train": np.array([[0, 1, 1, 0]])}, "labels must have shape"),
         ({"classes": ["one"]}, "at least 2 classes"),
     ],
@@ -129,6 +142,30 @@ def test_tfds_reads_the_official_fashion_mnist():
 
     assert rows(read.x_test, read.y_test) == rows(embedded.x_test, embedded.y_test)
     assert rows(read.x_train, read.y_train) == rows(embedded.x_train, embedded.y_train)
+
+
+def test_labels_as_columns_and_floats():
+    x, y = np.zeros((4, 2)), np.array([0, 1, 1, 0])
+    for labels in (y[:, None], y.astype(float), y[:, None].astype(np.float32), y.astype(np.uint64), y.tolist()):
+        source = tfsoftmax.Source("rows", x, labels, x, y, "ab")
+        assert source.y_train.dtype == np.int32
+        np.testing.assert_array_equal(source.y_train, y)
+
+
+def test_a_path_is_no_name():
+    with pytest.raises(tfsoftmax.InputError, match=r"named by a string, got .*; of a folder .* give 'idx:my/rows'"):
+        tfsoftmax.load(Path("my/rows"))
+    with pytest.raises(tfsoftmax.InputError, match=r"source must be a tfsoftmax.Source, got 'fashion_mnist'"):
+        tfsoftmax.Data("fashion_mnist")
+
+
+def test_repr_says_what_it_holds(source):
+    assert repr(source) == "Source('tiny': 230 training and 50 test rows, uint8 (6, 5), 3 classes)"
+    assert repr(tfsoftmax.Data(source, val=30, batch_size=8)) == (
+        "Data('tiny': 200 training, 30 validation and 50 test rows, uint8 (6, 5), 3 classes; "
+        "batch_size=8, val=30, seed=0, preprocess='unit', refit=False)"
+    )
+    assert "230 training, no validation" in repr(tfsoftmax.Data(source, val=0))
 
 
 def test_made_rows_are_seeded():

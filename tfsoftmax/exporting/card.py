@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 
 def model_card(name: str, version: int, values: dict[str, Any]) -> str:
     """The model card of a version, in Markdown, from its manifest."""
@@ -84,14 +82,15 @@ def _data(values: dict[str, Any]) -> str:
         f"- Preprocessing: {spec['preprocess']}.",
     ]
     if config:
-        if config["refit"]:
+        if config["refit"] or config["val"] == 0:
             split = "no validation rows: trained on all training rows"
         elif config["val"] == "test":
             split = "validated on the test split, so nothing unseen was left to measure on"
         else:
             split = f"{config['val']:,} validation rows, drawn from the training split by seed {config['seed']}"
         lines.append(f"- Split: {split}. The test split was read once, after training.")
-        lines.append(f"- Settings: {', '.join(f'{key} {value}' for key, value in config.items() if key != 'data')}.")
+        settings = {key: value for key, value in config.items() if key not in ("data", "fingerprint")}
+        lines.append(f"- Settings: {', '.join(f'{key} {value}' for key, value in settings.items())}.")
     if metrics and metrics.get("epochs"):
         lines.append(f"- Trained for {metrics['epochs']} epochs in {metrics['seconds']:.1f} s.")
     return "\n".join(lines)
@@ -123,20 +122,19 @@ def _figures(metrics: dict[str, Any] | None) -> list[str]:
 
 
 def _limits(values: dict[str, Any]) -> str:
-    spec, metrics = values["spec"], values["metrics"]
+    metrics = values["metrics"]
     lines = [
         "- Linear in its inputs: it knows no shift, turn or scale of what it was trained on.",
         "- It always names one of its classes, whatever the input shows. Its probabilities are not calibrated.",
     ]
     last = metrics and (metrics.get("test") or metrics.get("val"))
     if last:
-        confusion = np.array(last["confusion"])
-        np.fill_diagonal(confusion, 0)
-        true, said = np.unravel_index(confusion.argmax(), confusion.shape)
-        if confusion[true, said]:
+        if last["mistakes"]:
+            worst = last["mistakes"][0]
+            of = next(row["count"] for row in last["classes"] if row["name"] == worst["true"])
             lines.append(
-                f"- Its most frequent mistake: {confusion[true, said]:,} of {last['classes'][true]['count']:,} rows of "
-                f"{spec['classes'][true]} were called {spec['classes'][said]}."
+                f"- Its most frequent mistake: {worst['rows']:,} of {of:,} rows of {worst['true']} were called "
+                f"{worst['predicted']}."
             )
         recalls = [(row["recall"], row["name"]) for row in last["classes"] if row["recall"] is not None]
         lines.append("- It finds least of {1}: {0:.1%}.".format(*min(recalls)))

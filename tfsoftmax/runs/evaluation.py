@@ -4,9 +4,61 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, TypedDict
 
 import numpy as np
+
+from tfsoftmax._checks import typed
+from tfsoftmax._files import read_json
+from tfsoftmax.errors import InputError
+
+MATRIX = 100  # classes up to which the whole confusion matrix is kept; it grows with their square
+MISTAKES = 100  # the most frequent mistakes that are kept
+
+_BLOCK = 2**22  # logits that are computed with at once: float64 copies of all would take three times their memory
+
+
+class ClassFigures(TypedDict):
+    """Figures of one class; a figure over nothing is ``None``."""
+
+    name: str
+    count: int
+    precision: float | None
+    recall: float | None
+
+
+class Mistake(TypedDict):
+    """How many rows of one class were called another."""
+
+    true: str
+    predicted: str
+    rows: int
+
+
+class _Figures(TypedDict):
+    rows: int
+    loss: float
+    accuracy: float
+    accuracy_95: tuple[float, float]
+    classes: list[ClassFigures]
+    confusion: list[list[int]] | None
+
+
+class Figures(_Figures, total=False):
+    """What :func:`evaluate` returns; the first versions wrote no mistakes."""
+
+    mistakes: list[Mistake]
+
+
+class Metrics(TypedDict):
+    """``metrics.json`` of a run."""
+
+    val: Figures | None
+    test: Figures
+    epochs: int
+    seconds: float
+
 
 _Z95 = 1.959963984540054  # 97.5 % point of the standard normal distribution
 
@@ -18,9 +70,13 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         logits: ``(rows, classes)``, any float; computed in float64, so ±3e38 is no trouble.
         labels: whole numbers ``(rows,)`` in ``[0, classes)``.
     """
-    shifted = logits.astype(np.float64)
-    shifted -= shifted.max(axis=1, keepdims=True)
-    return np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
+    size, found = max(1, _BLOCK // logits.shape[1]), []
+    for i in range(0, len(labels), size):
+        shifted = logits[i : i + size].astype(np.float64)
+        shifted -= shifted.max(axis=1, keepdims=True)
+        right = shifted[np.arange(len(shifted)), labels[i : i + size]]
+        found.append(np.log(np.exp(shifted, out=shifted).sum(axis=1)) - right)
+    return np.concatenate(found)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -48,17 +104,26 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> 
     Returns:
         A JSON-ready dict: ``rows``, ``loss`` (mean, nats), ``accuracy``, ``accuracy_95`` (low, high), ``classes`` (a
         list of ``name``, ``count``, ``precision``, ``recall``; a figure over nothing is ``None``), ``confusion``
-        (row: true class, column: predicted class).
+        (row: true class, column: predicted class; ``None`` above ``MATRIX`` classes), ``mistakes`` (the most frequent
+        ones first, at most ``MISTAKES``: ``true`` and ``predicted`` class, ``rows``).
     """
-    count = len(classes)
-    predicted = logits.argmax(axis=1)
-    confusion = np.bincount(labels.astype(np.int64) * count + predicted, minlength=count * count).reshape(count, count)
-    right, true, said = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    count, predicted = len(classes), logits.argmax(axis=1)
+    pairs, rows = np.unique(labels.astype(np.int64) * count + predicted, return_counts=True)
+    true_of, said_of = np.divmod(pairs, count)
+    right = np.bincount(labels[predicted == labels], minlength=count)
+    true, said = np.bincount(labels, minlength=count), np.bincount(predicted, minlength=count)
+    confusion = None
+    if count <= MATRIX:
+        matrix = np.zeros((count, count), np.int64)
+        matrix[true_of, said_of] = rows
+        confusion = matrix.tolist()
+    wrong = np.flatnonzero(true_of != said_of)
+    wrong = wrong[np.argsort(-rows[wrong], kind="stable")[:MISTAKES]]
     return {
         "rows": len(labels),
         "loss": float(cross_entropy(logits, labels).mean()),
         "accuracy": int(right.sum()) / len(labels),
-        "accuracy_95": list(wilson(int(right.sum()), len(labels))),
+        "accuracy_95": wilson(int(right.sum()), len(labels)),
         "classes": [
             {
                 "name": name,
@@ -68,5 +133,67 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> 
             }
             for i, name in enumerate(classes)
         ],
-        "confusion": confusion.tolist(),
+        "confusion": confusion,
+        "mistakes": [
+            {"true": classes[true_of[i]], "predicted": classes[said_of[i]], "rows": int(rows[i])} for i in wrong
+        ],
     }
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """Read ``metrics.json`` of a run; what the first versions left out is computed from the confusion matrix.
+
+    Raises:
+        InputError: it is not as it was written; the text names the field.
+    """
+    return checked(read_json(path, "metrics"), f"metrics {str(path)!r}")
+
+
+def checked(metrics: Any, what: str = "metrics") -> dict[str, Any]:
+    """As :func:`read_metrics`, of what has been read."""
+    found: dict[str, Any] = typed(what, metrics, Metrics)
+    for split in ("val", "test"):
+        if found[split] is None:
+            continue
+        figures = found[split]
+        count, matrix = len(figures["classes"]), figures["confusion"]
+        if matrix is not None and [len(row) for row in matrix] != [count] * count:
+            raise InputError(f"{what}.{split}.confusion must have {count} rows of {count} numbers")
+        if "mistakes" not in figures:
+            names = [row["name"] for row in figures["classes"]]
+            pairs = [(i, k) for i in range(count) for k in range(count) if matrix and i != k and matrix[i][k]]
+            pairs.sort(key=lambda pair: -matrix[pair[0]][pair[1]])
+            figures["mistakes"] = [
+                {"true": names[i], "predicted": names[k], "rows": matrix[i][k]} for i, k in pairs[:MISTAKES]
+            ]
+    return found
+
+
+def report(figures: dict[str, Any], most: int = 20) -> str:
+    """The figures by class and the confusion matrix as text; of many classes the ``most`` worst ones."""
+    rows, matrix = figures["classes"], figures["confusion"]
+    few = len(rows) <= most and matrix is not None
+    if not few:
+        found = [row for row in rows if row["recall"] is not None]
+        rows = sorted(found, key=lambda row: row["recall"])[:most]
+    width = max([len("class"), *(len(row["name"]) for row in rows)])
+    lines = [f"{'class':<{width}}  count  precision  recall"]
+    lines += [
+        f"{row['name']:<{width}}  {row['count']:>5}  {_figure(row['precision']):>9}  {_figure(row['recall']):>6}"
+        for row in rows
+    ]
+    if few:
+        cell = max(5, *(len(str(count)) + 1 for row in matrix for count in row))
+        lines += ["", "confusion matrix (row: true class, column: predicted class)"]
+        lines.append(f"{'':<{width}}  " + "".join(f"{i:>{cell}}" for i in range(len(rows))))
+        for i, (row, counts) in enumerate(zip(rows, matrix, strict=True)):
+            lines.append(f"{row['name']:<{width}} {i}" + "".join(f"{count:>{cell}}" for count in counts))
+        return "\n".join(lines)
+    lines.insert(0, f"the {len(rows)} of {len(figures['classes']):,} classes that are found least (--json has all)")
+    lines += ["", "most frequent mistakes"]
+    lines += [f"{row['rows']:>6}  {row['true']}, called {row['predicted']}" for row in figures["mistakes"][:most]]
+    return "\n".join(lines)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,105 +1,47 @@
-"""train(): a data set and a RunConfig become a run folder; Run opens one."""
+"""train(): a data set and a RunConfig become a run folder."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import io
 import json
 import os
 import re
-import shutil
 import zipfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfsoftmax._checks import one_of
-from tfsoftmax._files import read_json, write_bytes, write_text
-from tfsoftmax._kinds import RUN, not_a
-from tfsoftmax.data import Data, load
+from tfsoftmax._files import write_bytes, write_text
+from tfsoftmax._folders import Kind, claim, locked, remove
+from tfsoftmax.data import Data
 from tfsoftmax.errors import InputError, TrainingError, WorkerLost
 from tfsoftmax.fitting.compilable import distributed, prepare
 from tfsoftmax.fitting.resume import Resume, before
 from tfsoftmax.model import SoftmaxRegression
-from tfsoftmax.runs.evaluation import evaluate
 from tfsoftmax.runs.log import Log
-from tfsoftmax.spec import ModelSpec, RunConfig
+from tfsoftmax.runs.run import Run, data_settings, differences, figures
+from tfsoftmax.spec import RunConfig
 from tfsoftmax.strategy import agree, chief, several, together, workers
 
 # name -> function of the number of all steps that gives SoftmaxRegression's decay_steps
 SCHEDULES = {"constant": lambda steps: None, "cosine": lambda steps: steps}
 STATE = "state"  # in the run folder until training has finished
-
-
-class Run:
-    """A finished run folder.
-
-    Args:
-        folder: where it is.
-
-    Raises:
-        InputError: no such folder, or training has not finished there.
-    """
-
-    def __init__(self, folder: str | os.PathLike[str]):
-        self.folder = Path(folder)
-        if not (self.folder / "config.json").is_file():
-            text = f"there is no run folder {str(self.folder)!r}; `tfsoftmax train --out {folder}` makes one"
-            raise not_a(RUN, self.folder, text)
-        if not (self.folder / "metrics.json").is_file():
-            raise InputError(f"the run in {str(self.folder)!r} has not finished; finish it with `tfsoftmax train`")
-
-    def __repr__(self) -> str:
-        return f"Run({str(self.folder)!r})"
-
-    @functools.cached_property
-    def config(self) -> RunConfig:
-        """The settings of the run."""
-        return RunConfig.load(self.folder / "config.json", "run configuration")
-
-    @functools.cached_property
-    def spec(self) -> ModelSpec:
-        """What the model takes and gives."""
-        return ModelSpec.load(self.folder / "spec.json", "model specification")
-
-    @functools.cached_property
-    def metrics(self) -> dict[str, Any]:
-        """``metrics.json``: ``val`` and ``test`` as ``runs.evaluation.evaluate`` returns them; ``seconds``."""
-        return read_json(self.folder / "metrics.json", "metrics")
-
-    @functools.cached_property
-    def model(self) -> keras.Sequential:
-        """The trained model."""
-        path = self.folder / "model.keras"
-        try:
-            return keras.saving.load_model(path, safe_mode=True)  # runs no code from the file
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"cannot open the model {str(path)!r}: {str(error).splitlines()[0]}") from error
-
-    def data(self) -> Data:
-        """The data set of the run, split and preprocessed as it was."""
-        return load(self.config.data, **data_settings(self.config))
-
-    def evaluate(self, split: str = "test", data: Data | None = None) -> dict[str, Any]:
-        """Evaluate the model on ``"test"`` or ``"val"`` rows of ``data`` (``None``: of :meth:`data`).
-
-        Raises:
-            InputError: another split, or validation rows of a run that has none.
-        """
-        one_of("split", split, ("test", "val"))
-        data = self.data() if data is None else data
-        rows = getattr(data, split)
-        if rows is None:
-            raise InputError(f"the run in {str(self.folder)!r} was fitted on all training rows and has no split 'val'")
-        return _evaluate(self.model, rows, data)
+RUN_FOLDER = Kind(
+    "run folder",
+    "config.json",
+    RunConfig.of_run,
+    (
+        *("config.json", "spec.json", "history.csv", "model.keras", ".model.keras", "metrics.json"),
+        *(STATE, before(Path(STATE)).name, "tensorboard/**/events.out.tfevents.*"),
+    ),
+)
 
 
 def train(
@@ -117,10 +59,10 @@ def train(
     that it would have had undisturbed (but for ``seconds`` and event files).
 
     Args:
-        data: must have the settings that ``config`` says (``load(config.data, …)`` with those gives it).
-        config: every setting of the run.
+        data: must have the settings that ``config`` says.
+        config: every setting of the run, but for ``data`` and ``fingerprint``: the run notes those of ``data``.
         out: the run folder; it holds ``metrics.json`` once training has finished.
-        overwrite: replace a run that is there.
+        overwrite: replace a run that is there. Files in the folder that ``train`` did not write stay.
         progress: tell of each epoch on standard error: a bar on a terminal, a line an epoch elsewhere.
         strategy: what :func:`tfsoftmax.strategy.opened` gives; ``None`` is one device. Of several workers the chief
             alone writes; ``out`` must be on a file system that all of them see.
@@ -130,14 +72,12 @@ def train(
 
     Raises:
         InputError: ``out`` is taken or cannot be written, a setting does not fit the data. Nothing is written.
-        TrainingError: the loss is no longer a number: then the folder is removed. The state cannot be written.
+        TrainingError: the loss is no longer a number: then what was written is removed. The state cannot be written.
             :class:`~tfsoftmax.errors.WorkerLost`, if another worker is gone.
     """
-    settings = data_settings(config)
-    if config.val is None:
-        settings["val"] = data.settings["val"]
-        config = dataclasses.replace(config, val=data.settings["val"])
-    for name, value in settings.items():
+    val = data.settings["val"] if config.val is None else config.val
+    config = dataclasses.replace(config, val=val, data=data.name, fingerprint=data.fingerprint)
+    for name, value in data_settings(config).items():
         if data.settings[name] != value:
             raise InputError(f"config says {name}={value!r} and the data has {name}={data.settings[name]!r}")
     folder, is_chief, are_several = Path(out), chief(strategy), several(strategy)
@@ -174,10 +114,12 @@ def _begun(
         with contextlib.nullcontext() if strategy is None else strategy.scope():
             model = build(config, data)
         if chief(strategy):
-            stack.enter_context(_claimed(folder, config, overwrite))
+            stack.enter_context(locked(folder))
+            claim(folder, RUN_FOLDER, config.to_json(), overwrite, functools.partial(_same, folder, config))
             write_text(folder / "spec.json", data.spec.to_json())
     if several(strategy):
-        checksums = {"settings": zlib.crc32(config.to_json().encode()), "rows": data.train.rows.checksum}
+        settings = dataclasses.replace(config, fingerprint=None).to_json()
+        checksums = {"settings": zlib.crc32(settings.encode()), "rows": data.train.rows.checksum}
         for name, checksum in checksums.items():
             agree(strategy, checksum >> 1, f"all workers must have the same {name}; the checksums of theirs are")
     return model
@@ -193,7 +135,7 @@ def _fit(model: keras.Model, config: RunConfig, data: Data, folder: Path, log: L
         model.fit(data.train, validation_data=data.val, epochs=config.epochs, callbacks=callbacks, verbose=0)
     except TrainingError:
         if log.diverged and is_chief:
-            shutil.rmtree(folder)
+            remove(folder, RUN_FOLDER)
         raise
 
 
@@ -201,8 +143,8 @@ def _finish(folder: Path, model: keras.Model, data: Data, log: Log) -> None:
     """Write what a finished run folder has."""
     _save(model, folder / "model.keras")
     metrics = {
-        "val": None if data.val is None else _evaluate(model, data.val, data),
-        "test": _evaluate(model, data.test, data),
+        "val": None if data.val is None else figures(model, data.val, data.classes),
+        "test": figures(model, data.test, data.classes),
         "epochs": len(log.rows),
         "seconds": log.seconds,
     }
@@ -243,15 +185,6 @@ def build(config: RunConfig, data: Data) -> keras.Sequential:
     )
 
 
-def data_settings(config: RunConfig) -> dict[str, Any]:
-    """The settings of ``config`` that :class:`tfsoftmax.Data` takes."""
-    return {name: getattr(config, name) for name in ("batch_size", "val", "seed", "preprocess", "refit")}
-
-
-def _evaluate(model: keras.Model, dataset: Any, data: Data) -> dict[str, Any]:
-    return evaluate(model.predict(dataset, verbose=0), dataset.rows.y, data.classes)
-
-
 def _save(model: keras.Model, path: Path) -> None:
     """Save ``model`` beside ``path`` and rename it, with the same bytes for the same model.
 
@@ -279,63 +212,12 @@ def _save(model: keras.Model, path: Path) -> None:
         aside.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def _claimed(folder: Path, config: RunConfig, overwrite: bool) -> Iterator[Path]:
-    """Make ``folder`` and ``config.json`` or say why not; no other process gets it in the meantime."""
-    with locked(folder):
-        _make(folder, config, overwrite)
-        yield folder
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of ``folder``, by a lock file beside it; makes the folders above."""
-    folder = Path(os.path.abspath(folder))  # "." has no name
-    path = folder.with_name(f".{folder.name}.lock")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(path, "w")  # noqa: SIM115 (closed below)
-    except OSError as error:
-        raise InputError(f"cannot write the folder {str(folder)!r}: {error.strerror}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-                raise BlockingIOError  # another process has just ended and removed this file
-        except BlockingIOError as error:
-            raise InputError(f"another process is training in {str(folder)!r}; choose another --out") from error
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def _make(folder: Path, config: RunConfig, overwrite: bool) -> None:
-    """Make the folder, or keep it if it holds an unfinished run with the same settings."""
-    try:
-        if folder.exists():
-            ours = (folder / "config.json").is_file()
-            for left in folder.glob(".*.tmp" if ours else ".config.json.*.tmp"):  # of a killed process
-                left.unlink()
-            if not ours and (not folder.is_dir() or any(folder.iterdir())):
-                raise InputError(f"{str(folder)!r} exists and is not a run folder; choose another --out")
-            if ours and not overwrite:
-                if _has_finished(folder):
-                    raise InputError(f"run folder {str(folder)!r} exists; choose another --out, or give --overwrite")
-                begun = dataclasses.asdict(RunConfig.load(folder / "config.json", "run configuration"))
-                others = [
-                    f"{name} {begun[name]!r}, not {value!r}"
-                    for name, value in dataclasses.asdict(config).items()
-                    if begun[name] != value
-                ]
-                if not others:
-                    return
-                raise InputError(
-                    f"run folder {str(folder)!r} holds an unfinished run with other settings ({'; '.join(others)}); "
-                    "choose another --out, or give --overwrite"
-                )
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
-        write_text(folder / "config.json", config.to_json())
-    except OSError as error:
-        raise InputError(f"cannot write the run folder {str(folder)!r}: {error.strerror}") from error
+def _same(folder: Path, config: RunConfig, begun: RunConfig) -> None:
+    """Raise InputError unless the run that ``begun`` is of is unfinished and goes on with ``config``."""
+    if _has_finished(folder):
+        raise InputError(f"run folder {str(folder)!r} exists; choose another --out, or give --overwrite")
+    if others := differences(begun, config):
+        raise InputError(
+            f"run folder {str(folder)!r} holds an unfinished run with other settings ({'; '.join(others)}); "
+            "choose another --out, or give --overwrite"
+        )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Callable
 
+from tfsoftmax._checks import shown
 from tfsoftmax.errors import InputError
 from tfsoftmax.sources import idx, tfds
 from tfsoftmax.sources.arrays import Source, aligned
@@ -38,6 +40,9 @@ def read(name: str) -> Source:
     Raises:
         InputError: no such data set (the text has the nearest names), or its files cannot be used.
     """
+    if not isinstance(name, str):
+        hint = f"; of a folder of IDX files give {f'idx:{name}'!r}" if isinstance(name, os.PathLike) else ""
+        raise InputError(f"a data set is named by a string, got {shown(name)}{hint}")
     kind, colon, argument = name.partition(":")
     takes_argument = kind in SOURCES and ":" in SOURCES[kind].usage
     if kind not in SOURCES or bool(argument) != takes_argument or (colon and not argument):
@@ -45,4 +50,6 @@ def read(name: str) -> Source:
         near = difflib.get_close_matches(name, sorted({*SOURCES, *usages}), n=3, cutoff=0.5)
         hint = f"; nearest: {', '.join(near)}" if near else ""
         raise InputError(f"unknown data set {name!r}; known are {', '.join(usages)}{hint}")
-    return SOURCES[kind].read(argument)
+    source = SOURCES[kind].read(argument)
+    object.__setattr__(source, "origin", name)
+    return source

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
+from tfsoftmax._checks import class_names, shown, typed
 from tfsoftmax.errors import InputError
+from tfsoftmax.sources.fingerprint import fingerprint
 
 _ALIGNMENT = 64  # bytes; what TensorFlow's vectorized kernels ask for
 
@@ -20,10 +23,15 @@ class Source:
     Args:
         name: of the data set.
         x_train: uint8 or float32, ``(rows, *shape)``; other floats are converted. Kept without a copy if it is aligned.
-        y_train: labels, whole numbers in ``[0, len(classes))``, ``(rows,)``; kept as int32.
+        y_train: labels, whole numbers in ``[0, len(classes))``, also as floats, ``(rows,)`` or ``(rows, 1)``; kept as
+            int32 ``(rows,)``.
         x_test: as ``x_train``.
         y_test: as ``y_train``.
-        classes: class names in the order of the labels, at least two.
+        classes: class names in the order of the labels: at least two different ones, each one line of text.
+
+    Attributes:
+        origin: the name that :func:`tfsoftmax.load` read these rows by; ``None``: they were made in Python.
+        fingerprint: see :attr:`tfsoftmax.Data.fingerprint`.
 
     Raises:
         InputError: an empty split, different counts, a label outside the classes, NaN or infinite values, a dtype
@@ -36,15 +44,22 @@ class Source:
     x_test: np.ndarray
     y_test: np.ndarray
     classes: Sequence[str]
+    origin: str | None = dataclasses.field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", tuple(str(name) for name in self.classes))
-        if len(self.classes) < 2:
-            raise InputError(f"data set {self.name!r} needs at least 2 classes, got {len(self.classes)}")
-        for split in ("train", "test"):
-            x, y = self._checked(
-                split, np.asarray(getattr(self, f"x_{split}")), np.asarray(getattr(self, f"y_{split}"))
+        typed("name", self.name, str)
+        if not isinstance(self.classes, Iterable):
+            raise InputError(
+                f"data set {self.name!r}: classes must be the names of the classes in the order of their labels, got "
+                f"{shown(self.classes)}"
             )
+        names = tuple(typed("a class name", str(name), str) for name in self.classes)
+        class_names(f"data set {self.name!r}", names)
+        object.__setattr__(self, "classes", names)
+        for split in ("train", "test"):
+            where = f"the {split} split of {self.name!r}"
+            x = _inputs(where, _array(f"x_{split}", getattr(self, f"x_{split}")))
+            y = _labels(where, _array(f"y_{split}", getattr(self, f"y_{split}")), len(x), len(names))
             object.__setattr__(self, f"x_{split}", x)
             object.__setattr__(self, f"y_{split}", y)
         if self.x_train.shape[1:] != self.x_test.shape[1:] or self.x_train.dtype != self.x_test.dtype:
@@ -53,33 +68,70 @@ class Source:
                 f"test rows {self.x_test.dtype} {self.x_test.shape[1:]}; they must be alike"
             )
 
-    def _checked(self, split: str, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        where = f"the {split} split of {self.name!r}"
-        if x.ndim < 2 or 0 in x.shape[1:]:
-            raise InputError(f"{where}: inputs must have shape (rows, …) with at least one value a row, got {x.shape}")
-        if y.ndim != 1:
-            raise InputError(f"{where}: labels must have shape (rows,), got {y.shape}")
-        if len(x) != len(y):
-            raise InputError(f"{where} has {len(x)} inputs and {len(y)} labels; the counts must be equal")
-        if len(x) == 0:
-            raise InputError(f"{where} is empty")
-        if x.dtype != np.uint8:
-            if x.dtype.kind != "f":
-                raise InputError(f"{where}: inputs must be uint8 or floats, got {x.dtype}")
-            with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused below
-                x = np.asarray(x, np.float32)
-            bad = ~np.isfinite(x).reshape(len(x), -1).all(axis=1)
-            if bad.any():
-                raise InputError(
-                    f"{where}: row {int(bad.argmax())} has a NaN or infinite value; {int(bad.sum())} such rows"
-                )
-        if y.dtype.kind not in "iu":
-            raise InputError(f"{where}: labels must be whole numbers, got {y.dtype}")
-        outside = (y < 0) | (y >= len(self.classes))
-        if outside.any():
-            row = int(outside.argmax())
-            raise InputError(f"{where}: label {int(y[row])} in row {row} is outside [0, {len(self.classes)})")
-        return aligned(x), y.astype(np.int32)
+    def __repr__(self) -> str:
+        return (
+            f"Source({self.name!r}: {len(self.x_train):,} training and {len(self.x_test):,} test rows, "
+            f"{self.x_train.dtype} {self.x_train.shape[1:]}, {len(self.classes)} classes)"
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Digests of the rows, labels and class names, computed anew each time."""
+        return fingerprint(self)
+
+
+def _array(name: str, values: Any) -> np.ndarray:
+    if hasattr(values, "toarray"):  # SciPy's sparse matrices, of which NumPy would make one object
+        raise InputError(f"{name} is a sparse matrix of shape {values.shape}: give {name}.toarray()")
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{name} is not an array, all rows of one shape: {error}") from error
+
+
+def _inputs(where: str, x: np.ndarray) -> np.ndarray:
+    if x.ndim < 2 or 0 in x.shape[1:]:
+        raise InputError(f"{where}: inputs must have shape (rows, …) with at least one value a row, got {x.shape}")
+    if len(x) == 0:
+        raise InputError(f"{where} is empty")
+    if x.dtype != np.uint8:
+        if x.dtype.kind != "f":
+            raise InputError(f"{where}: inputs must be uint8 or floats, got {x.dtype}")
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused below
+            x = np.asarray(x, np.float32)
+        bad = ~np.isfinite(x).reshape(len(x), -1).all(axis=1)
+        if bad.any():
+            raise InputError(
+                f"{where}: row {int(bad.argmax())} has a NaN or infinite value; {int(bad.sum())} such rows"
+            )
+    return aligned(x)
+
+
+def _labels(where: str, y: np.ndarray, rows: int, classes: int) -> np.ndarray:
+    """The labels as int32 ``(rows,)``."""
+    if y.ndim == 2 and y.shape[1] == 1:  # a column, as Keras's CIFAR-10 has them
+        y = y[:, 0]
+    if y.ndim != 1:
+        what = "; of one-hot rows give y.argmax(axis=1)" if y.shape[1:] == (classes,) else ""
+        raise InputError(f"{where}: labels must have shape (rows,) or (rows, 1), got {y.shape}{what}")
+    if len(y) != rows:
+        raise InputError(f"{where} has {rows} inputs and {len(y)} labels; the counts must be equal")
+    if y.dtype.kind in "OUST":
+        raise InputError(
+            f"{where}: labels must be whole numbers, got {shown(y[:1].tolist()[0])}; of names give the "
+            "index of each: classes, y = numpy.unique(names, return_inverse=True)"
+        )
+    if y.dtype.kind not in "iuf":
+        raise InputError(f"{where}: labels must be whole numbers, got {y.dtype}; give y.astype(int)")
+    outside = ~((y >= 0) & (y < classes))  # NaN is outside
+    if outside.any():
+        row = int(outside.argmax())
+        raise InputError(f"{where}: label {y[row]} in row {row} is outside [0, {classes})")
+    broken = y != np.floor(y)
+    if broken.any():
+        row = int(broken.argmax())
+        raise InputError(f"{where}: labels must be whole numbers, got {y[row]} in row {row}")
+    return y.astype(np.int32)
 
 
 def empty_aligned(shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndarray:

@@ -1,0 +1,237 @@
+"""Run: a finished run folder, opened; and whether the data that a run was made on are still the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from tfsoftmax._checks import one_of, shown
+from tfsoftmax._kinds import RUN, not_a
+from tfsoftmax.data import Data, Rows, load
+from tfsoftmax.errors import InputError
+from tfsoftmax.runs.evaluation import evaluate, read_metrics
+from tfsoftmax.sources.fingerprint import changes
+from tfsoftmax.spec import ModelSpec, RunConfig
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from tfsoftmax.export import Export
+
+
+class Run:
+    """A finished run folder.
+
+    Args:
+        folder: where it is.
+
+    Raises:
+        InputError: no such folder, or training has not finished there. The attributes raise it where a file is not as
+            ``train`` wrote it.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]):
+        self.folder = Path(folder)
+        if not (self.folder / "config.json").is_file():
+            text = f"there is no run folder {str(self.folder)!r}; `tfsoftmax train --out {folder}` makes one"
+            raise not_a(RUN, self.folder, text)
+        if not (self.folder / "metrics.json").is_file():
+            raise InputError(f"the run in {str(self.folder)!r} has not finished; finish it with `tfsoftmax train`")
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    @functools.cached_property
+    def config(self) -> RunConfig:
+        """The settings of the run."""
+        return RunConfig.of_run(self.folder / "config.json")
+
+    @functools.cached_property
+    def spec(self) -> ModelSpec:
+        """What the model takes and gives."""
+        spec: ModelSpec = ModelSpec.load(self.folder / "spec.json", "model specification")
+        return spec
+
+    @functools.cached_property
+    def metrics(self) -> dict[str, Any]:
+        """``metrics.json``: ``val`` and ``test`` as ``runs.evaluation.evaluate`` returns them; ``seconds``."""
+        return read_metrics(self.folder / "metrics.json")
+
+    @functools.cached_property
+    def model(self) -> keras.Sequential:
+        """The trained model."""
+        path = self.folder / "model.keras"
+        try:
+            model = keras.saving.load_model(path, safe_mode=True)  # runs no code from the file
+            shapes = tuple(model.input_shape[1:]), tuple(model.output_shape[1:])
+        except Exception as error:  # what Keras raises for a damaged file has no common base but Exception
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(f"cannot open the model {str(path)!r}: {why}") from error
+        if shapes != (self.spec.shape, (len(self.spec.classes),)):
+            raise InputError(
+                f"the model {str(path)!r} takes {shapes[0]} and returns {shapes[1]}, and spec.json beside it says "
+                f"{self.spec.shape} and {len(self.spec.classes)} classes"
+            )
+        return model
+
+    def data(self) -> Data:
+        """The data set of the run, opened by its name, split and preprocessed as it was.
+
+        Raises:
+            InputError: it has no name, cannot be read, or has changed since.
+        """
+        folder = str(self.folder)
+        in_python = f"pass data in Python: tfsoftmax.Run({folder!r}).evaluate(data=…), or .export('FOLDER', data=…)"
+        data = reopened(self.config, f"the run in {folder!r}", in_python, self.spec.classes)
+        self._check(data)
+        return data
+
+    def evaluate(self, split: str = "test", data: Data | None = None) -> dict[str, Any]:
+        """Evaluate the model on the rows of a split, preprocessed as in training.
+
+        Args:
+            split: ``"test"`` or ``"val"``.
+            data: ``None``: of :meth:`data`. Of other rows with the same inputs and classes ``"test"`` is what was never
+                seen; ``"val"`` is refused.
+
+        Returns:
+            As :func:`tfsoftmax.runs.evaluation.evaluate`.
+
+        Raises:
+            InputError: another split, validation rows of a run that has none, or data that do not fit.
+        """
+        one_of("split", split, ("test", "val"))
+        data = self.data() if data is None else data
+        self._check(data)
+        test = Rows(data.source.x_test, data.source.y_test, self.spec, self.config.batch_size).dataset()
+        if split == "val" and self.config.val != "test":
+            test = self._val(data)
+        return figures(self.model, test, self.spec.classes)
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        data: Data | None = None,
+        version: int | None = None,
+        keep: int | None = None,
+    ) -> Export:
+        """Write a version folder, see :func:`tfsoftmax.export`, with the files compared on the validation rows.
+
+        Args:
+            path: the export folder.
+            data: ``None``: of :meth:`data`. Of other data, and where the run has no validation rows, the files are
+                compared on test rows.
+            version: as for :func:`tfsoftmax.export`.
+            keep: the same.
+
+        Raises:
+            InputError: data that do not fit, and as :func:`tfsoftmax.export`.
+            ExportError: as :func:`tfsoftmax.export`.
+        """
+        from tfsoftmax.export import export
+
+        data = self.data() if data is None else data
+        self._check(data)
+        rows, labels = data.source.x_test, data.source.y_test
+        if self.config.val not in ("test", 0) and not self.config.refit and self._is_of(data):
+            val = self._val(data).rows
+            rows, labels = val.x, val.y
+        return export(
+            self.model,
+            self.spec,
+            path,
+            rows=rows,
+            labels=labels,
+            metrics=self.metrics,
+            config=self.config,
+            version=version,
+            keep=keep,
+        )
+
+    def _is_of(self, data: Data) -> bool:
+        return self.config.fingerprint in (None, data.fingerprint)
+
+    def _val(self, data: Data) -> tf.data.Dataset:
+        if self.config.refit or self.config.val == 0:
+            raise InputError(f"the run in {str(self.folder)!r} was fitted on all training rows and has no split 'val'")
+        if not self._is_of(data):
+            raise InputError(
+                f"the validation rows of the run in {str(self.folder)!r} are in its own data alone; of {data!r} the "
+                "split 'test' can be evaluated"
+            )
+        rows = Data(data.source, **data_settings(self.config)).val.rows
+        return Rows(rows.x, rows.y, self.spec, self.config.batch_size).dataset()
+
+    def _check(self, data: Any) -> None:
+        """Raise InputError unless ``data`` has the inputs and the classes of the model."""
+        if not isinstance(data, Data):
+            raise InputError(f"data must be a tfsoftmax.Data, as tfsoftmax.load returns it, got {shown(data)}")
+        folder = str(self.folder)
+        if (data.spec.shape, data.spec.dtype) != (self.spec.shape, self.spec.dtype):
+            raise InputError(
+                f"the model in {folder!r} takes {self.spec.dtype} {self.spec.shape}, and the rows of "
+                f"{data.spec.name!r} are {data.spec.dtype} {data.spec.shape}"
+            )
+        if data.classes != self.spec.classes:
+            raise InputError(
+                f"the classes of {data.spec.name!r} are not those of the run in {folder!r}: "
+                f"{renamed(self.spec.classes, data.classes)}"
+            )
+
+
+def figures(model: keras.Model, dataset: tf.data.Dataset, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Evaluate ``model`` on one of the data sets of :class:`tfsoftmax.Data`."""
+    return evaluate(model.predict(dataset, verbose=0), dataset.rows.y, classes)
+
+
+def data_settings(config: RunConfig) -> dict[str, Any]:
+    """The settings of ``config`` that :class:`tfsoftmax.Data` takes."""
+    return {name: getattr(config, name) for name in ("batch_size", "val", "seed", "preprocess", "refit")}
+
+
+def reopened(config: RunConfig, what: str, way_out: str, classes: tuple[str, ...] = ()) -> Data:
+    """Open the data that ``config`` names, and see that they are what they were.
+
+    Args:
+        config: of a run or search.
+        what: what ``config`` is of, for errors.
+        way_out: what to do where that is not possible, for errors.
+        classes: class names as they were, if they are known.
+
+    Raises:
+        InputError: the data have no name, cannot be read, or have changed.
+    """
+    if config.data is None:
+        raise InputError(f"{what} names no data set (its rows were made in Python); {way_out}")
+    data = load(config.data, **data_settings(config))
+    if config.fingerprint is not None and (found := changes(config.fingerprint, data.fingerprint)):
+        if classes and classes != data.classes:
+            found.append(renamed(classes, data.classes))
+        raise InputError(f"{config.data!r} is no longer the data of {what}, changed: {', '.join(found)}; {way_out}")
+    return data
+
+
+def renamed(then: tuple[str, ...], now: tuple[str, ...]) -> str:
+    """The first class whose name differs, for people."""
+    if len(then) != len(now):
+        return f"{len(then)} classes then, {len(now)} now"
+    label = next(label for label, names in enumerate(zip(then, now, strict=True)) if len(set(names)) > 1)
+    return f"label {label} was {then[label]!r} and is {now[label]!r}"
+
+
+def differences(then: RunConfig, now: RunConfig) -> list[str]:
+    """The settings that differ, each with both values; a fingerprint that ``then`` lacks does not count."""
+    found = [
+        f"{name} {value!r}, not {getattr(now, name)!r}"
+        for name, value in dataclasses.asdict(then).items()
+        if value != getattr(now, name) and name != "fingerprint"
+    ]
+    if then.fingerprint is not None and now.fingerprint is not None:
+        found += [f"other data: {text}" for text in changes(then.fingerprint, now.fingerprint)]
+    return found

@@ -1,0 +1,78 @@
+"""What tells one set of labelled rows from another: a short digest of each of its parts."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from tfsoftmax.sources.arrays import Source
+
+_WHOLE = 2**28  # bytes; of a larger array evenly spaced rows that come to about so many are read
+_PARTS = {  # name in the fingerprint -> name in errors
+    "train": "training rows",
+    "train_labels": "labels of the training rows",
+    "test": "test rows",
+    "test_labels": "labels of the test rows",
+    "classes": "class names",
+    "order": "order of the class names",
+}
+
+
+def fingerprint(source: Source) -> str:
+    """The fingerprint of ``source``: for each part its name, how many it has, and 16 hexadecimal digits of BLAKE2b.
+
+    Labels and class names are read whole, and so are rows of up to 256 MiB a split (0.1 s for Fashion-MNIST); of more
+    rows, evenly spaced ones that come to 256 MiB.
+    """
+    names = [name.encode() for name in source.classes]
+    parts = {
+        "train": (len(source.x_train), _of_array(source.x_train)),
+        "train_labels": (len(source.y_train), _of_array(source.y_train)),
+        "test": (len(source.x_test), _of_array(source.x_test)),
+        "test_labels": (len(source.y_test), _of_array(source.y_test)),
+        "classes": (len(names), _digest(sorted(names))),
+        "order": (len(names), _digest(names)),
+    }
+    return " ".join(f"{name}:{count}:{digest}" for name, (count, digest) in parts.items())
+
+
+def changes(then: str, now: str) -> list[str]:
+    """What differs between two fingerprints, for people; empty if nothing does."""
+    old, new = _parts(then), _parts(now)
+    found: dict[str, str] = {}
+    for name, text in _PARTS.items():
+        (count, digest), (count_now, digest_now) = old.get(name, ("?", "")), new.get(name, ("?", ""))
+        if count != count_now:
+            found[name] = f"{text} ({count} then, {count_now} now)"
+        elif digest != digest_now:
+            found[name] = text
+    for part, cause in (("order", "classes"), ("train_labels", "train"), ("test_labels", "test")):
+        if part in found and cause in found:
+            del found[part]  # it follows
+    return list(found.values())
+
+
+def _parts(text: str) -> dict[str, tuple[str, str]]:
+    entries = (entry.split(":") for entry in text.split())
+    return {entry[0]: (entry[1], entry[2]) for entry in entries if len(entry) == 3}
+
+
+def _of_array(array: np.ndarray) -> str:
+    step = 1 if array.ndim == 1 else math.ceil(array.nbytes / _WHOLE)
+    rows = array[::step]
+    size = max(1, 2**24 // max(1, rows[0].nbytes))
+    blocks = (rows[i : i + size].tobytes() for i in range(0, len(rows), size))
+    return _digest(itertools.chain([f"{array.dtype.str}{array.shape}".encode()], blocks))
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    state = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        state.update(len(part).to_bytes(8, "little") + part)
+    return state.hexdigest()
