@@ -91,9 +91,6 @@ def export(
         number("version", version, 1, whole=True)
     if keep is not None:
         number("keep", keep, 1, whole=True)
-    for name in spec.classes:
-        if len(name.splitlines()) > 1:
-            raise InputError(f"the class name {name!r} has a line break, and labels.txt has a line a class: rename it")
     if metrics is not None:
         metrics = checked(metrics)
     linear = Linear(*_weights(model, spec), spec)

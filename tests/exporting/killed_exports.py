@@ -23,7 +23,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import tfsoftmax
-from tfsoftmax.runs.training import Run
+from tfsoftmax.runs.run import Run
 run = Run(Path(sys.argv[1]))
 run.model
 for line in sys.stdin:

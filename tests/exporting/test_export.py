@@ -331,7 +331,6 @@ def test_models_that_are_refused(finished, tmp_path):
         (tfsoftmax.SoftmaxRegression(3), run.spec, "no weights yet"),
         (keras.Sequential([keras.layers.Input(SHAPE), keras.layers.Flatten()]), run.spec, "Flatten and a linear Dense"),
         (run.model, dataclasses.replace(run.spec, classes=("a", "b")), r"kernel has shape \(30, 3\)"),
-        (run.model, dataclasses.replace(run.spec, classes=("a", "b\nc", "d")), r"class name 'b\\nc' has a line break"),
     ]:
         with pytest.raises(tfsoftmax.InputError, match=text):
             tfsoftmax.export(model, spec, tmp_path)
@@ -340,6 +339,6 @@ def test_models_that_are_refused(finished, tmp_path):
     with pytest.raises(tfsoftmax.InputError, match="not all finite"):
         tfsoftmax.export(bad, run.spec, tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(tfsoftmax.InputError, match="cannot write the export folder"):
+    with pytest.raises(tfsoftmax.InputError, match="is a file, not an export folder"):
         tfsoftmax.export(run.model, run.spec, tmp_path / "file")
     assert os.listdir(tmp_path) == ["file"]

@@ -40,7 +40,7 @@ class _Figures(TypedDict):
     rows: int
     loss: float
     accuracy: float
-    accuracy_95: tuple[float, float]
+    accuracy_95: list[float]
     classes: list[ClassFigures]
     confusion: list[list[int]] | None
 
@@ -123,7 +123,7 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> 
         "rows": len(labels),
         "loss": float(cross_entropy(logits, labels).mean()),
         "accuracy": int(right.sum()) / len(labels),
-        "accuracy_95": wilson(int(right.sum()), len(labels)),
+        "accuracy_95": list(wilson(int(right.sum()), len(labels))),
         "classes": [
             {
                 "name": name,
@@ -157,6 +157,8 @@ def checked(metrics: Any, what: str = "metrics") -> dict[str, Any]:
             continue
         figures = found[split]
         count, matrix = len(figures["classes"]), figures["confusion"]
+        if len(figures["accuracy_95"]) != 2:
+            raise InputError(f"{what}.{split}.accuracy_95 must be two numbers")
         if matrix is not None and [len(row) for row in matrix] != [count] * count:
             raise InputError(f"{what}.{split}.confusion must have {count} rows of {count} numbers")
         if "mistakes" not in figures:
