@@ -9,6 +9,7 @@ BENCHMARKS = {
     "tune": "seconds for sixteen learning rates: lanes, one at a time, KerasTuner's random search",
     "serve": "requests a second: the server, the smallest possible handler, its peers; needs wrk",
     "scale": "rows a second on one and two replicas, the all-reduce against its model",
+    "chapter": "this package and the chapter's four frameworks from one start: losses, weights, seconds an epoch",
     "growth": "time and memory against rows, features, classes and batch size",
 }
 

@@ -23,6 +23,10 @@ SLOWING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 OURS = ("tfsoftmax", "LaneTuner")  # how the names of our own cases begin
 
 
+def _file(peer: str, suffix: str) -> Path:
+    return HERE / (f"{peer}.{suffix}" if "/" in peer else f"peers/{peer}.{suffix}")
+
+
 class Missing(Exception):
     """A peer that cannot be installed or run here; the text says why."""
 
@@ -30,13 +34,14 @@ class Missing(Exception):
 def python_of(peer: str) -> str:
     """The Python of the peer's own environment, made on first use from ``peers/PEER.txt``.
 
-    Its first line may say ``# python 3.9`` if the peer needs another version than this one.
+    Its first line may say ``# python 3.9`` if the peer needs another version than this one. A peer with a slash in its
+    name has its files in that folder instead of ``peers``.
     """
-    requirements = HERE / "peers" / f"{peer}.txt"
+    requirements = _file(peer, "txt")
     if not requirements.exists():
         return sys.executable
     text = requirements.read_text()
-    folder = CACHE / f"{peer}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    folder = CACHE / f"{requirements.stem}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     python = folder / "bin" / "python"
     if not (folder / "made").exists():
         version = text.split()[2] if text.startswith("# python ") else ""
@@ -47,6 +52,8 @@ def python_of(peer: str) -> str:
         print(f"making the environment of {peer} …", file=sys.stderr, flush=True)
         for command in (
             [base, "-m", "venv", "--clear", folder],
+            # an old Python brings an old pip, which takes half an hour to agree on what d2l wants
+            [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade", "pip"],
             [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements],
         ):
             done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -63,7 +70,7 @@ def run(peer: str, threads: int, **case: Any) -> dict[str, Any]:
     environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": "", "TF_NUM_INTRAOP_THREADS": str(threads)}
     cores = sorted(os.sched_getaffinity(0))[:threads]
     done = subprocess.run(
-        [python_of(peer), HERE / "peers" / f"{peer}.py", json.dumps(case)],
+        [python_of(peer), _file(peer, "py"), json.dumps(case)],
         env=environment,
         capture_output=True,
         text=True,

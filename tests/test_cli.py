@@ -59,7 +59,7 @@ def test_lists(tfsoftmax_cli):
 
 
 def test_help_has_defaults_and_an_example(tfsoftmax_cli):
-    for verb in ("serve", "train", "evaluate", "export", "verify", "predict", "formats", "datasets"):
+    for verb in ("serve", "train", "evaluate", "export", "verify", "predict", "formats", "numbers", "datasets"):
         status, out, _ = tfsoftmax_cli(verb, "--help")
         assert status == 0
         assert f"Example: tfsoftmax {verb}" in " ".join(out.split())

@@ -33,7 +33,8 @@ print(time.perf_counter() - begin, {HEAVY})
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--help"], ["serve", "--help"], ["formats"], ["predict", "EXPORT", "x.npy"]]
+    "arguments",
+    [["--help"], ["train", "--help"], ["serve", "--help"], ["formats"], ["numbers"], ["predict", "EXPORT", "x.npy"]],
 )
 def test_verbs_without_tensorflow(finished, tmp_path, arguments):
     import numpy as np

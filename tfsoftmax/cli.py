@@ -357,6 +357,15 @@ def formats(as_json: Json = False) -> None:
         print(f"{name:<12} {entry.files[0]:<18} checked in {entry.runtime}")
 
 
+@app.command(epilog=_example("numbers"))
+def numbers(as_json: Json = False) -> None:
+    """List number formats: where exp, softmax and cross-entropy end in each, and what they give at these edges."""
+    from tfsoftmax import numerics
+
+    found = numerics.report()
+    print(json.dumps(found) if as_json else numerics.table(found))
+
+
 @app.command(epilog=_example("datasets"))
 def datasets(as_json: Json = False) -> None:
     """List the data sets that --data takes."""
