@@ -3,11 +3,15 @@ import dataclasses
 import io
 import json
 import multiprocessing
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import serve
 from conftest import CLASSES, SHAPE, idx_bytes
 from hypothesis import given
 from hypothesis import strategies as st
@@ -303,6 +307,20 @@ def test_picture_of_another_size_is_refused_without_fit(finished, tfsoftmax_cli,
     status, _, err = tfsoftmax_cli("predict", finished[1].folder.parent, tmp_path / "x.jpg")
     assert status == 2
     assert "is RGB 50x60, the model takes L 5x6; --fit converts" in err
+
+
+def test_a_terminal_that_lacks_the_signs_of_a_class_name(tmp_path):
+    """What is done does not fail for want of an encoding."""
+    spec = tfsoftmax.ModelSpec("table", (2,), "float32", ("größe", "\N{SNOWMAN}"), "unit", 0.0, 1.0)
+    serve.write_version(tmp_path, 1, spec, np.array([[1, 0], [0, 1]], np.float32), np.zeros(2, np.float32))
+    command = [sys.executable, "-m", "tfsoftmax", "predict", tmp_path, "-", "--top", "2"]
+    for encoding in ("ascii", "latin-1", "utf-8"):
+        done = subprocess.run(
+            command, input=b"[[3, 0]]", capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        wanted = "-  größe 95.3%   \N{SNOWMAN} 4.7%\n".encode(encoding, "backslashreplace")
+        assert done.stdout == wanted
 
 
 def test_no_export_there(tfsoftmax_cli, tmp_path):

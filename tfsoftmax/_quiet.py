@@ -7,10 +7,18 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from tfsoftmax.errors import TfsoftmaxError
 
 LEVEL = "TF_CPP_MIN_LOG_LEVEL"  # TensorFlow's variable; "0" shows everything, here too
+
+
+def _memory() -> BinaryIO:
+    """A file that needs no writable folder, where the system has such."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("stderr"), "w+b")
+    return tempfile.TemporaryFile()  # type: ignore[return-value]
 
 
 @contextlib.contextmanager
@@ -26,7 +34,7 @@ def quiet() -> Iterator[None]:
     except OSError:  # a process without standard error
         yield
         return
-    with tempfile.TemporaryFile() as kept:
+    with _memory() as kept:
         os.dup2(kept.fileno(), 2)
         try:
             yield

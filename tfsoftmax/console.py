@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 from collections.abc import Iterator
 
@@ -28,6 +29,9 @@ def tensorflow() -> Iterator[None]:
 
 def run(app: typer.Typer) -> None:
     """Run one command of ``sys.argv``. Exit status: 0 done, 1 failed, 2 wrong usage or bad input; one line says why."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a sign that the terminal's encoding lacks does not fail what is done
+            stream.reconfigure(errors="backslashreplace")
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"] or ["--help"]
     debug = "--debug" in sys.argv
     usage_error = typer.BadParameter.__mro__[2]  # click's ClickException, which Typer exports under no name of its own

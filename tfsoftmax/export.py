@@ -69,8 +69,9 @@ def export(
     into the same folder waits until this one is done.
 
     Args:
-        model: a ``Sequential`` of ``Flatten`` and ``Dense``, as ``SoftmaxRegression`` gives.
-        spec: what it takes and gives: ``data.spec``.
+        model: a ``Sequential`` of ``Flatten`` and ``Dense``, as ``SoftmaxRegression`` returns. Where it computes in
+            another type (mixed precision), the files are compared with its weights in float32, in which they compute.
+        spec: what it takes and returns: ``data.spec``.
         path: the export folder; made where it is not there. The name of the folder is the model's name for servers.
         rows: raw inputs ``(n, *spec.shape)`` to compare on, best unseen ones. Hard rows (all lowest, all highest, one
             element, noise) are always added.
@@ -91,10 +92,16 @@ def export(
         number("version", version, 1, whole=True)
     if keep is not None:
         number("keep", keep, 1, whole=True)
+    if not isinstance(spec, ModelSpec):
+        raise InputError(f"spec must be a ModelSpec such as data.spec, got {type(spec).__name__}")
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"path must be the export folder's, got {path!r}")
+    if labels is not None and rows is None:
+        raise InputError("labels without rows: give the rows that they are of")
     if metrics is not None:
         metrics = checked(metrics)
     linear = Linear(*_weights(model, spec), spec)
-    expected = _expected(model, spec, rows, labels)
+    expected = _expected(model, linear, rows, labels)
     parent = Path(path)
     if (found := kind(parent)) and found[0] != EXPORT:
         raise not_a(EXPORT, parent, "")
@@ -142,9 +149,10 @@ def _write(
 
 
 def _expected(
-    model: keras.Model, spec: ModelSpec, rows: np.ndarray | None, labels: np.ndarray | None
+    model: keras.Model, linear: Linear, rows: np.ndarray | None, labels: np.ndarray | None
 ) -> parity.Expected:
     """The rows to compare on; ``few`` are those that the export keeps."""
+    spec = linear.spec
     hard, count = hard_rows(spec), len(spec.classes)
     rows = hard[:0] if rows is None else conform(rows, spec, "rows")
     y = np.full(len(rows), -1) if labels is None else np.asarray(labels)
@@ -153,12 +161,15 @@ def _expected(
         raise InputError(f"labels must be {len(rows)} whole numbers from 0 to {count - 1}, one for each of rows")
     few = np.append(choose(y), np.arange(len(rows), len(rows) + len(hard)))
     raw, y = np.concatenate([rows, hard]), np.append(y, np.full(len(hard), -1)).astype(np.int64)
-    return parity.Expected(raw, y, _model_logits(model, spec, raw), few)
+    return parity.Expected(raw, y, _model_logits(model, linear, raw), few)
 
 
 def _weights(model: keras.Model, spec: ModelSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel and bias in float32, zeros where the Dense has no bias."""
     import keras
 
+    if not isinstance(model, keras.Model):
+        raise InputError(f"model must be a Keras model such as SoftmaxRegression returns, got {type(model).__name__}")
     kinds = [type(layer) for layer in model.layers]
     if (
         kinds != [keras.layers.Flatten, keras.layers.Dense]
@@ -169,18 +180,41 @@ def _weights(model: keras.Model, spec: ModelSpec) -> tuple[np.ndarray, np.ndarra
         )
     if not model.built:
         raise InputError("the model has no weights yet: call fit (or build) before export")
-    kernel, bias = model.layers[1].get_weights()
+    dense = model.layers[1]
+    if mode := dense.quantization_mode:
+        raise InputError(
+            f"the model is quantized ({mode}); export takes the one with float weights, of which it writes int8 files"
+        )
+    kernel = np.asarray(keras.ops.convert_to_numpy(dense.kernel), np.float32)
     wanted = (int(np.prod(spec.shape)), len(spec.classes))
     if kernel.shape != wanted:
         raise InputError(
             f"the model's kernel has shape {kernel.shape} and the spec asks for {wanted}: give its own data.spec"
         )
+    bias = np.zeros(wanted[1]) if dense.bias is None else keras.ops.convert_to_numpy(dense.bias)
+    bias = np.asarray(bias, np.float32)
     if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
         raise InputError("the model's weights are not all finite; train it again with a smaller learning rate")
+    if spec.dtype == "uint8":
+        ends = [np.abs((end - np.ravel(spec.offset)) * np.ravel(spec.scale)) for end in (0.0, 255.0)]
+        most = np.broadcast_to(np.maximum(*ends), wanted[:1]) @ np.abs(kernel, dtype=np.float64) + np.abs(bias)
+        if not (most <= np.finfo(np.float32).max).all():
+            raise InputError(
+                "the model's weights are so large that a picture's logits can be beyond float32; train it again with a "
+                "smaller learning rate"
+            )
     return kernel, bias
 
 
-def _model_logits(model: keras.Model, spec: ModelSpec, raw: np.ndarray) -> np.ndarray:
+def _model_logits(model: keras.Model, linear: Linear, raw: np.ndarray) -> np.ndarray:
+    """The model's logits in float32: by a model of the same weights where this one computes in another type."""
+    import keras
+
     from tfsoftmax.data import preprocess
 
+    spec = linear.spec
+    if any(part.compute_dtype != "float32" for part in (model, *model.layers)):
+        dense = keras.layers.Dense(len(spec.classes), dtype="float32")
+        model = keras.Sequential([keras.Input(spec.shape), keras.layers.Flatten(dtype="float32"), dense])
+        dense.set_weights([linear.kernel, linear.bias])
     return np.concatenate([np.asarray(model(preprocess(spec, raw[i : i + 8192]))) for i in range(0, len(raw), 8192)])

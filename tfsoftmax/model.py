@@ -78,7 +78,7 @@ def SoftmaxRegression(  # a class in the chapter, hence its name
     regularizer = keras.regularizers.L2(l2) if l2 else None
     model = keras.Sequential(
         [
-            keras.layers.Flatten(name="flatten"),
+            keras.layers.Flatten(dtype="float32", name="flatten"),
             keras.layers.Dense(
                 num_outputs,
                 kernel_initializer=initializer,
@@ -89,6 +89,7 @@ def SoftmaxRegression(  # a class in the chapter, hence its name
         ],
         name="softmax_regression",
     )
+    model.dtype_policy = "float32"  # whatever Keras's global policy is: only the products have another precision
     plain = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(
         optimizer=optimizer,

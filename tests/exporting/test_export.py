@@ -325,6 +325,82 @@ def test_int8_that_costs_accuracy_is_refused(finished, tmp_path, monkeypatch):
         tfsoftmax.export(run.model, run.spec, tmp_path, rows=rows.x, labels=rows.y)
 
 
+def only_onnx(monkeypatch):
+    """What the other formats do is seen elsewhere, and takes seconds."""
+    for name in set(EXPORTERS) - {"onnx"}:
+        monkeypatch.delitem(EXPORTERS, name)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
+def test_keras_precision_policies(source, raw, tmp_path, monkeypatch, policy):
+    """Ours is float32 under each of them; one that Keras makes computes in it, and its files in float32."""
+    only_onnx(monkeypatch)
+    before, weights = keras.config.dtype_policy(), []
+    try:
+        for name in ("float32", policy):
+            keras.config.set_dtype_policy(name)
+            data = tfsoftmax.Data(source, batch_size=32)
+            model = tfsoftmax.SoftmaxRegression(3, 0.5)
+            model.fit(data.train, epochs=2, verbose=0)
+            weights.append(model.get_weights())
+        tfsoftmax.export(model, data.spec, tmp_path / "ours")
+        plain = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(3)])
+        plain.set_weights(weights[0])
+        tfsoftmax.export(plain, data.spec, tmp_path / "plain")
+    finally:
+        keras.config.set_dtype_policy(before)
+    np.testing.assert_array_equal(weights[1][0], weights[0][0])
+    (kernel, bias) = (array.astype(np.float64) for array in weights[0])
+    wanted = (raw.reshape(len(raw), -1) / 255) @ kernel + bias
+    for name in ("ours", "plain"):
+        np.testing.assert_allclose(tfsoftmax.Predictor(tmp_path / name)(raw)["logits"], wanted, atol=1e-5)
+
+
+def test_a_dense_without_bias(finished, raw, tmp_path, monkeypatch):
+    only_onnx(monkeypatch)
+    dense = keras.layers.Dense(3, use_bias=False, kernel_initializer=keras.initializers.RandomNormal(seed=1))
+    model = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten(), dense])
+    tfsoftmax.export(model, finished[0].spec, tmp_path)
+    wanted = (raw.reshape(len(raw), -1) / 255) @ dense.get_weights()[0].astype(np.float64)
+    np.testing.assert_allclose(tfsoftmax.Predictor(tmp_path)(raw)["logits"], wanted, atol=1e-5)
+
+
+def test_a_path_that_looks_like_a_pattern(finished, tmp_path):
+    """TensorFlow takes the paths of variables for patterns, by which they match nothing, or another folder."""
+    run, _ = finished
+    folder = tmp_path / "[a]\\*?" / "x[1]"
+    done = tfsoftmax.export(run.model, run.spec, folder)
+    assert done.folder == folder / "1"
+    (kept,) = tfsoftmax.verify(folder)
+    assert kept.unlisted == []
+    assert (folder / "README.md").read_text().startswith("# x[1]\n")
+    assert not list(folder.glob(".export-*"))
+
+
+def test_arguments_that_are_refused(finished, source, tmp_path):
+    run, _ = finished
+    for arguments, text in [
+        ((run.model, None, tmp_path), "spec must be a ModelSpec such as data.spec, got NoneType"),
+        ((run.model, source, tmp_path), "got Source"),
+        ((None, run.spec, tmp_path), "model must be a Keras model such as .* got NoneType"),
+        ((run.model, run.spec, None), "path must be the export folder's, got None"),
+    ]:
+        with pytest.raises(tfsoftmax.InputError, match=text):
+            tfsoftmax.export(*arguments)
+    with pytest.raises(tfsoftmax.InputError, match="labels without rows"):
+        tfsoftmax.export(run.model, run.spec, tmp_path, labels=source.y_test)
+    for mode in ("int8", "float8"):
+        model = keras.models.clone_model(run.model)
+        model.layers[-1].quantize(mode)
+        with pytest.raises(tfsoftmax.InputError, match=rf"the model is quantized \({mode}\)"):
+            tfsoftmax.export(model, run.spec, tmp_path)
+    huge = keras.models.clone_model(run.model)
+    huge.set_weights([np.full((30, 3), 2e37), np.zeros(3)])  # 30 of them, for a picture all white: 6e38
+    with pytest.raises(tfsoftmax.InputError, match="a picture's logits can be beyond float32"):
+        tfsoftmax.export(huge, run.spec, tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
 def test_models_that_are_refused(finished, tmp_path):
     run, _ = finished
     for model, spec, text in [

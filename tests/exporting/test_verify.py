@@ -103,6 +103,15 @@ def test_missing_and_foreign_files_are_named(copy, tfsoftmax_cli):
     assert "there is no export in" in err
 
 
+def test_without_a_writable_temporary_folder(finished, tfsoftmax_cli, monkeypatch, tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros(SHAPE, np.uint8))
+    for command in ("verify",), ("predict", tmp_path / "x.npy"):
+        with monkeypatch.context() as patch:
+            patch.setattr("tempfile.tempdir", "/nowhere")
+            status, _, err = tfsoftmax_cli(command[0], finished[1].folder, *command[1:])
+        assert (status, err) == (0, "")
+
+
 def kubernetes(whole, to):
     """Lay a folder out as an atomic writer mounts a volume: each entry a link into ..data, a link to a dated folder."""
     shutil.copytree(whole, to / "..2026_01")

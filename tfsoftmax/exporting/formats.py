@@ -180,10 +180,14 @@ def _litert(linear: Linear, work: Path, *, int8: bool) -> bytes:
     module = tf.Module()
     # constants, not variables, and by way of a SavedModel: the converter loses variables of functions and the names
     module.answer = saved_model.graph(linear, linear.kernel, linear.bias, strings=False)
-    with tempfile.TemporaryDirectory(dir=work) as aside, warnings.catch_warnings():
+    with (
+        tempfile.TemporaryDirectory(dir=work) as aside,
+        saved_model.plain(Path(aside)) as path,
+        warnings.catch_warnings(),
+    ):
         warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated", UserWarning)
-        tf.saved_model.save(module, aside, signatures={"serving_default": module.answer})
-        converter = tf.lite.TFLiteConverter.from_saved_model(aside, signature_keys=["serving_default"])
+        tf.saved_model.save(module, path, signatures={"serving_default": module.answer})
+        converter = tf.lite.TFLiteConverter.from_saved_model(path, signature_keys=["serving_default"])
         if int8:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         return converter.convert()

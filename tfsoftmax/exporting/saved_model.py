@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +47,18 @@ def graph(linear: Linear, kernel: Any, bias: Any, *, strings: bool = True) -> tf
     return tf.function(answer, input_signature=[signature], autograph=False)
 
 
+@contextlib.contextmanager
+def plain(folder: Path) -> Iterator[str]:
+    """A path of ``folder`` without the signs of patterns: TensorFlow looks for variables by pattern."""
+    if not set(str(folder)) & set("*?[]\\"):
+        yield str(folder)
+        return
+    with tempfile.TemporaryDirectory() as aside:
+        link = Path(aside) / "model"
+        link.symlink_to(folder.absolute(), target_is_directory=True)
+        yield str(link)
+
+
 def write(linear: Linear, folder: Path) -> None:
     """Write ``saved_model.pb``, ``variables/``, ``assets/labels.txt`` and ``assets.extra/``."""
     import tensorflow as tf
@@ -53,11 +68,13 @@ def write(linear: Linear, folder: Path) -> None:
     module.kernel, module.bias = tf.Variable(linear.kernel, name="kernel"), tf.Variable(linear.bias, name="bias")
     module.answer = graph(linear, module.kernel, module.bias)
     module.classify = _classify(module.answer, spec)
-    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.answer, "classify": module.classify})
-    # TensorFlow 2 calls every signature a predict one; TensorFlow Serving classifies only with those called so
-    updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(folder))
-    updater.replace_method_name("classify", "tensorflow/serving/classify", tags="serve")
-    updater.save()
+    signatures = {"serving_default": module.answer, "classify": module.classify}
+    with plain(folder) as path:
+        tf.saved_model.save(module, path, signatures=signatures)
+        # TensorFlow 2 calls every signature a predict one; TensorFlow Serving classifies only with those called so
+        updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(path)
+        updater.replace_method_name("classify", "tensorflow/serving/classify", tags="serve")
+        updater.save()
     (folder / "fingerprint.pb").unlink(missing_ok=True)  # optional, and of the file as it was before
     for name in ("assets", "assets.extra"):
         (folder / name).mkdir(exist_ok=True)
@@ -128,7 +145,8 @@ def read(folder: Path) -> Any:
     """Open the SavedModel in TensorFlow; gives the function that answers as ``Format.open`` says."""
     import tensorflow as tf
 
-    loaded = tf.saved_model.load(str(folder))
+    with plain(folder) as path:
+        loaded = tf.saved_model.load(path)
     serve = loaded.signatures["serving_default"]
     (name,) = serve.structured_input_signature[1]
 
