@@ -1,10 +1,14 @@
 """The wheel in an environment of its own: nothing there but what its requirements bring, nothing of the checkout."""
 
+import contextlib
 import csv
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import venv
 from importlib import metadata
 from pathlib import Path
@@ -47,25 +51,26 @@ class Environment:
         folder: where to make it.
         wheel: the wheel to install.
         extras: extras of the wheel, whose requirements are linked as well.
-        only: link these distributions, and nothing that they or the wheel require.
+        instead: requirements to link instead of the wheel's own.
         pip: have pip in it.
     """
 
-    def __init__(self, folder, wheel, *, extras=(), only=None, pip=False):
+    def __init__(self, folder, wheel, *, extras=(), instead=None, pip=False):
         self.folder = folder
         venv.create(folder, symlinks=True)
         (self.site,) = folder.glob("lib/python*/site-packages")
         command = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install", "--quiet"]
         subprocess.run([*command, "--no-deps", "--no-index", wheel], env=_clean(), check=True)
         (own,) = metadata.distributions(name="tfsoftmax", path=[str(self.site)])
-        found = _required(own, extras) if only is None else {name: metadata.distribution(name) for name in only}
-        self.distributions = found
+        wanted = _wanted(own, extras) if instead is None else map(Requirement, instead)
+        self.distributions = _closure(wanted, own)
+        linked = [*self.distributions.values()]
         if pip:
-            _link(metadata.distribution("pip"), self.site)
+            linked.append(metadata.distribution("pip"))
             script = folder / "bin" / "pip"
             script.write_text(f'#!/bin/sh\nexec {folder}/bin/python -m pip "$@"\n')
             script.chmod(0o755)
-        for distribution in found.values():
+        for distribution in linked:
             _link(distribution, self.site)
 
     def run(self, *command, cwd, check=True, **variables):
@@ -76,24 +81,49 @@ class Environment:
         assert done.returncode == 0 or not check, done.stdout + done.stderr
         return done
 
+    @contextlib.contextmanager
+    def serving(self, command, cwd):
+        """Run a shell command that ends in `tfsoftmax serve …` meanwhile; yields its URL."""
+        with open(Path(cwd, "server.log"), "w+") as log:
+            process = subprocess.Popen(
+                ["bash", "-c", f"exec {command}"], cwd=cwd, env=self.variables(), stdout=log, stderr=log
+            )
+            try:
+                until = time.monotonic() + 60
+                while not (found := re.search(r"serving on (\S+)", Path(log.name).read_text())):
+                    assert process.poll() is None, Path(log.name).read_text()
+                    assert time.monotonic() < until, "the server does not start"
+                    time.sleep(0.05)
+                yield found[1]
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(30) == 0
+            finally:
+                process.kill()
+                process.wait()
+
     def variables(self, **more):
         """Environment variables of a user who has activated the environment."""
         return {**_clean(), "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", **more}
 
 
-def _required(own, extras):
-    """Name -> distribution of all that ``own`` requires with ``extras``, from what is installed here."""
-    found, seen, left = {}, set(), [("tfsoftmax", frozenset(extras))]
+def _wanted(distribution, extras):
+    """What a distribution requires with ``extras`` on this machine."""
+    for requirement in map(Requirement, distribution.requires or []):
+        marker = requirement.marker
+        if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+            yield requirement
+
+
+def _closure(requirements, own):
+    """Name -> distribution of all that the requirements bring, from what is installed here; ``own`` is the wheel."""
+    found, seen, left = {}, set(), list(requirements)
     while left:
-        key = name, wanted = left.pop()
-        if key in seen:
-            continue
-        seen.add(key)
-        distribution = own if name == "tfsoftmax" else found.setdefault(name, metadata.distribution(name))
-        for requirement in map(Requirement, distribution.requires or []):
-            marker = requirement.marker
-            if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *wanted)):
-                left.append((canonicalize_name(requirement.name), frozenset(requirement.extras)))
+        requirement = left.pop()
+        key = name, extras = canonicalize_name(requirement.name), frozenset(requirement.extras)
+        if key not in seen:
+            seen.add(key)
+            distribution = own if name == "tfsoftmax" else found.setdefault(name, metadata.distribution(name))
+            left += _wanted(distribution, extras)
     return found
 
 

@@ -46,6 +46,9 @@ def run(app: typer.Typer) -> None:
         failure, status, text = error, 2, error.format_message()
     except (KeyboardInterrupt, typer.Abort) as error:
         failure, status, text = error, 130, "interrupted"
+    except ModuleNotFoundError as error:
+        failure, status = error, 1
+        text = f"this needs {error.name}, which is not installed here; `pip install tfsoftmax` brings all it requires"
     except OSError as error:
         failure, status, text = (
             error,

@@ -1,18 +1,22 @@
 """The wheel, and every block of README and docs as printed, run by the installed wheel outside the checkout."""
 
 import contextlib
+import json
 import re
 import shutil
-import signal
-import subprocess
-import time
+import urllib.request
 import zipfile
+from importlib import metadata
 
 import numpy as np
 import pytest
+import serve
 import yaml
 from installed import CHECKOUT, Environment, build
+from packaging.requirements import Requirement
 from PIL import Image
+
+import tfsoftmax
 
 PICTURES = CHECKOUT / "tests" / "pictures"
 # a reader goes through them in this order, in one folder
@@ -53,7 +57,7 @@ class Reader:
 
     def __init__(self, folder, wheel, checkout, environment):
         self.folder, self.wheel, self.checkout, self.environment = folder, wheel, checkout, environment
-        self.printed, self._server = "", None
+        self.printed, self._server = "", contextlib.ExitStack()
         shutil.copytree(PICTURES, folder / "tests" / "pictures")
         shutil.copy(PICTURES / "ankle_boot.png", folder / "shoe.png")
         Image.open(PICTURES / "pullover_dark_on_light.png").convert("RGB").resize((280, 280)).save(folder / "photo.jpg")
@@ -82,24 +86,10 @@ class Reader:
     def serve(self, text):
         """Leave a server running for the blocks that follow."""
         self.close()
-        log = self.folder / "server.log"
-        with log.open("w") as errors:
-            command = ["bash", "-c", f"exec {text}"]
-            self._server = subprocess.Popen(command, cwd=self.folder, env=self.environment.variables(), stderr=errors)
-        until = time.monotonic() + 60
-        while "serving on " not in log.read_text():
-            assert self._server.poll() is None, log.read_text()
-            assert time.monotonic() < until, log.read_text()
-            time.sleep(0.05)
+        self._server.enter_context(self.environment.serving(text, self.folder))
 
     def close(self):
-        if self._server is not None:
-            self._server.send_signal(signal.SIGTERM)
-            try:
-                assert self._server.wait(30) == 0
-            finally:
-                self._server.kill()
-                self._server = None
+        self._server.close()
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +149,53 @@ def test_block(reader, document, line, language, text):
 
 def _shape(line):
     return " ".join(re.sub(r"[\d.,]+(e[-+]\d+)?", "0", line).split())
+
+
+@pytest.fixture(scope="module")
+def lean(reader, tmp_path_factory):
+    """The wheel with what requirements-serve.txt names, and nothing else."""
+    lines = (CHECKOUT / "requirements-serve.txt").read_text().splitlines()
+    folder = tmp_path_factory.mktemp("lean")
+    return Environment(folder, reader.wheel, instead=[line for line in lines if not line.startswith("#")])
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """An export of a table with four columns, and what it should answer for a row: by NumPy."""
+    spec = tfsoftmax.ModelSpec("table", (4,), "float32", ("no", "yes"), "unit", 0.0, 1.0)
+    kernel, bias = np.arange(8, dtype=np.float32).reshape(4, 2) / 8, np.float32([0.5, -0.5])
+    folder = tmp_path_factory.mktemp("exports") / "table"
+    serve.write_version(folder, 1, spec, kernel, bias)
+    odds = np.exp(np.float64([1, 2, 3, 4]) @ kernel + bias)
+    return folder, odds / odds.sum()
+
+
+def test_serve_and_predict_need_only_what_their_list_names(lean, table, tmp_path):
+    assert not {"tensorflow", "keras", "matplotlib"} & lean.distributions.keys()
+    folder, expected = table
+    row = tmp_path / "row.json"
+    row.write_text("[[1, 2, 3, 4]]")
+    done = lean.run("bash", "-c", f"tfsoftmax predict {folder} - --json < {row}", cwd=tmp_path)
+    (found,) = json.loads(done.stdout)["predictions"]
+    assert found["top"][0]["probability"] == pytest.approx(expected.max(), abs=1e-6)
+    with lean.serving(f"tfsoftmax serve {folder} --port 0", tmp_path) as url:
+        body = json.dumps({"instances": [[1, 2, 3, 4]]}).encode()
+        with urllib.request.urlopen(f"{url}/v1/models/table:predict", body) as answer:
+            assert json.load(answer)["predictions"][0]["probabilities"] == pytest.approx(list(expected), abs=1e-6)
+
+
+def test_without_tensorflow_the_other_verbs_say_what_they_need(lean, tmp_path):
+    done = lean.run("tfsoftmax", "train", cwd=tmp_path, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: this needs tensorflow, which is not installed here")
+    assert done.stderr.count("\n") == 1
+
+
+def test_each_line_of_the_list_is_a_requirement_of_the_package(reader):
+    (own,) = metadata.distributions(name="tfsoftmax", path=[str(reader.environment.site)])
+    required = {str(Requirement(line.partition(";")[0])) for line in own.requires}
+    for line in (CHECKOUT / "requirements-serve.txt").read_text().splitlines():
+        assert line.startswith("#") or str(Requirement(line.partition(";")[0])) in required, line
 
 
 def test_the_table_of_what_cannot_run_names_blocks_that_are_printed():
