@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
-import zlib
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +13,13 @@ import keras
 import keras_tuner
 
 from tfsoftmax.data import Rows
+from tfsoftmax.fitting import compilable
 from tuning.lanes import Lane, lane_of
 
 _FIT = inspect.signature(keras.Model.fit)
 # arguments of fit that lanes know; all others must have their defaults
 _KNOWN = {"self", "x", "epochs", "initial_epoch", "validation_data", "verbose", "shuffle"}
+_EPOCHS = {"epochs": 1, "initial_epoch": 0}  # and Keras's defaults
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Call:
             if rows is None:
                 return None
             spec = hashlib.sha256(rows.spec.to_json().encode()).hexdigest()
-            return [len(rows), rows.batch_size, rows.seed, spec, zlib.crc32(rows.y.tobytes())]
+            return [len(rows), rows.batch_size, rows.seed, spec, rows.checksum]
 
         return {
             "train": facts(self.train),
@@ -54,6 +56,7 @@ def call_of(
     build: Callable[[keras_tuner.HyperParameters], keras.Model],
     fit_args: Any,
     fit_kwargs: Any,
+    max_model_size: int | None = None,
 ) -> Call | str:
     """What the hypermodel would call ``model.fit`` with, or why the trial cannot be a lane.
 
@@ -63,38 +66,59 @@ def call_of(
         build: makes the model.
         fit_args: what ``search`` was called with.
         fit_kwargs: the same, by name.
+        max_model_size: most parameters that a model may have.
+
+    Raises:
+        keras_tuner.errors.FailedTrialError: the model has more; KerasTuner's own check passes over a model that is not
+            built until it is fitted.
     """
+    try:
+        return _call_of(trial, hypermodel, build, fit_args, fit_kwargs, max_model_size)
+    except keras_tuner.errors.FailedTrialError:
+        raise
+    except Exception as error:  # whatever it is, it comes again when the trial is run by itself, and is kept there
+        return f"{type(error).__name__}: {error}"
+
+
+def _call_of(
+    trial: Any, hypermodel: Any, build: Any, fit_args: Any, fit_kwargs: Any, max_model_size: int | None
+) -> Call | str:
     history, calls = keras.callbacks.History(), []
 
     def fit(*args: Any, **kwargs: Any) -> keras.callbacks.History:
         calls.append(_FIT.bind(model, *args, **kwargs).arguments)
         return history
 
-    try:
-        model = build(trial.hyperparameters)
-        model.fit = fit
-        returned = hypermodel.fit(
-            trial.hyperparameters, model, *fit_args, **for_trial(trial, fit_kwargs)
-        )  # fmt: skip
-    except Exception as error:  # whatever it is, it comes again when the trial is run by itself, and is kept there
-        return f"{type(error).__name__}: {error}"
+    model = build(trial.hyperparameters)
+    model.fit = fit
+    returned = hypermodel.fit(trial.hyperparameters, model, *fit_args, **for_trial(trial, fit_kwargs))
     if returned is not history or len(calls) != 1:
         return "the hypermodel's fit does more than to return model.fit(…)"
     arguments = {name: value for name, value in calls[0].items() if value is not _FIT.parameters[name].default}
     if not arguments.get("callbacks"):
         arguments.pop("callbacks", None)
-    if unknown := [name for name in arguments if name not in _KNOWN]:
-        return f"fit is called with {', '.join(unknown)}"
     train = getattr(arguments.get("x"), "rows", None)
     val = getattr(arguments.get("validation_data"), "rows", None)
+    if train is not None and not model.built:
+        model.build((None, *train.spec.shape))
+    if max_model_size and train is not None and model.count_params() > max_model_size:
+        raise keras_tuner.errors.FailedTrialError(f"Oversized model: {model.count_params()} parameters. Skip model.")
+    if unknown := [name for name in arguments if name not in _KNOWN]:
+        return f"fit is called with {', '.join(unknown)}"
     if train is None or (val is None and arguments.get("validation_data") is not None):
         return "the rows are not in memory: give data.train and data.val"
     lane = lane_of(model)
     if isinstance(lane, str):
         return lane
-    if not model.built:
-        model.build((None, *train.spec.shape))
-    return Call(model, lane, train, val, arguments.get("epochs", 1), arguments.get("initial_epoch", 0))
+    for rows in (train, val):
+        if rows is None:
+            continue
+        if why := compilable.prepare(model, rows.spec.shape):
+            return why
+        if (largest := int(rows.y.max())) >= model.layers[1].units:
+            return f"label {largest} is outside the model's {model.layers[1].units} outputs"
+    epochs, initial_epoch = (operator.index(arguments.get(name, usual)) for name, usual in _EPOCHS.items())
+    return Call(model, lane, train, val, epochs, initial_epoch)
 
 
 def for_trial(trial: Any, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -62,8 +62,10 @@ def lane_of(model: keras.Model) -> Lane | str:
         if type(schedule) is not keras.optimizers.schedules.CosineDecay or schedule.alpha or schedule.warmup_steps:
             return "its learning rate schedule is not a cosine decay to 0"
         rate, decay_steps = schedule.initial_learning_rate, schedule.decay_steps
-    if [metric.name for metric in model.metrics] != ["loss", "compile_metrics"]:
-        return "it has metrics of its own"
+    if why := _compiled_otherwise(model):
+        return why
+    if int(optimizer.iterations):
+        return "its optimizer has taken steps before"
     smoothing = model.loss.label_smoothing if isinstance(model.loss, SmoothedCrossentropy) else 0.0
     return Lane(
         lr=float(rate),
@@ -72,6 +74,29 @@ def lane_of(model: keras.Model) -> Lane | str:
         label_smoothing=smoothing,
         decay_steps=decay_steps,
     )
+
+
+def _compiled_otherwise(model: keras.Model) -> str:
+    """Why the settings of ``compile`` ask for what a lane does not compute or report; empty if they do not.
+
+    ``jit_compile`` and ``steps_per_execution`` say how it is computed, not what.
+    """
+    loss = model.loss
+    if loss.reduction not in ("sum_over_batch_size", "mean", "mean_with_sample_weight") or loss.dtype != "float32":
+        return f"its loss is reduced by {loss.reduction!r} in {loss.dtype}, not to the mean in float32"
+    found = {metric.name: metric for metric in model.metrics}
+    if list(found) != ["loss", "compile_metrics"]:
+        return "it has no metric 'accuracy', or others"
+    if not found["compile_metrics"].built:
+        model.compute_metrics(None, tf.zeros((1,), tf.int32), tf.zeros((1, model.layers[1].units)))
+        model.reset_metrics()
+    metrics = [(type(metric), metric.name) for metric in found["compile_metrics"].metrics]
+    if metrics != [(keras.metrics.SparseCategoricalAccuracy, "accuracy")]:
+        return f"its metrics are {', '.join(name for _, name in metrics)}, not just accuracy"
+    weights = keras.Model.get_compile_config(model)["loss_weights"]
+    if weights is not None:
+        return f"its loss has the weights {weights}"
+    return ""
 
 
 def lane_bytes(features: int, classes: int, batch_size: int) -> int:

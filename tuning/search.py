@@ -145,7 +145,7 @@ class _ShownTuner(LaneTuner):
         self._table = table
         super().__init__(*args, **kwargs)
 
-    def on_epoch_end(self, trial: Any, model: Any, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def epoch_ended(self, trial: Any, epoch: int, logs: dict[str, float]) -> None:
         self._table.epoch(trial, epoch, logs)
 
     def on_trial_end(self, trial: Any) -> None:

@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-import errno
 import json
 import logging
 import math
-import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import keras
 import keras_tuner
-import numpy as np
 from keras_tuner.src.distribute import utils as distribution
 
 from tfsoftmax._checks import number
-from tfsoftmax._files import write_text
+from tfsoftmax._machine import memory_available
 from tfsoftmax.errors import InputError
-from tuning import workers
+from tuning import group, workers
 from tuning.calls import Call, call_of, for_trial
-from tuning.lanes import Lanes, lane_bytes
+from tuning.kept import Kept
+from tuning.lanes import lane_bytes
 
 _log = logging.getLogger(__name__)
 
 LANES = 16  # by default: 64 lanes take 20 % less time a lane, and leave an oracle that learns less to learn from
 
-History = dict[str, list[float]]
+# what runs or watches the inside of one fit: who overrides it gets KerasTuner's way, one trial after the other
+_INSIDE = (
+    "run_trial",
+    "_build_and_fit_model",
+    "_try_build",
+    "on_epoch_begin",
+    "on_epoch_end",
+    "on_batch_begin",
+    "on_batch_end",
+)
 
 
 class LaneTuner(keras_tuner.Tuner):
@@ -38,8 +43,10 @@ class LaneTuner(keras_tuner.Tuner):
 
     Trials that differ in learning rate, momentum, L2, label smoothing or cosine decay and agree in rows, batch size,
     preprocessing and epochs are trained together, exactly (see :mod:`tuning.lanes`). What cannot be a lane (another
-    optimizer, callbacks, a hypermodel whose ``fit`` does more than to return ``model.fit(…)``) is trained by itself,
-    KerasTuner's way, and the log says why.
+    optimizer, loss or metric, callbacks, a hypermodel whose ``fit`` does more than to return ``model.fit(…)``) is
+    trained by itself, KerasTuner's way, and the log says why. A subclass that overrides ``run_trial``,
+    ``_build_and_fit_model``, ``on_epoch_begin``, ``on_epoch_end`` or ``on_batch_…`` has all its trials trained so;
+    one that only looks at figures overrides :meth:`epoch_ended` and keeps the lanes.
 
     Every trial begins with the same order of the rows, so a trial does not depend on those before it. The execution
     ``i`` of ``executions_per_trial`` goes on where the one before it ended.
@@ -49,7 +56,8 @@ class LaneTuner(keras_tuner.Tuner):
 
     Args:
         oracle: any KerasTuner oracle. One with a seed makes the search repeatable.
-        hypermodel: builds compiled models; :class:`tuning.SoftmaxHyperModel` is one.
+        hypermodel: builds compiled models; :class:`tuning.SoftmaxHyperModel` is one. As in KerasTuner, ``None`` if
+            ``run_trial`` is overridden.
         lanes: most trials at once, at least 1; ``None``: 16, or fewer where memory is short.
         seconds: time budget of one ``search``; the trials in training at its end are stopped after their epoch and
             count with what they have. ``None``: no limit.
@@ -61,13 +69,13 @@ class LaneTuner(keras_tuner.Tuner):
 
     Raises:
         InputError: wrong ``lanes``, a folder of another search, an objective that the models do not report, lanes that
-            do not fit into memory. All but the first come from :meth:`search`.
+            do not fit into memory. The last two come from :meth:`search`.
     """
 
     def __init__(
         self,
         oracle: keras_tuner.Oracle,
-        hypermodel: Any,
+        hypermodel: Any = None,
         lanes: int | None = None,
         *,
         seconds: float | None = None,
@@ -84,14 +92,22 @@ class LaneTuner(keras_tuner.Tuner):
         self.seconds_of: dict[str, float] = {}
         self._results: dict[str, list[Any] | str] = {}
         super().__init__(oracle, hypermodel, **kwargs)
+        self._kept.check(oracle)
+
+    @property
+    def _kept(self) -> Kept:
+        return Kept(self.project_dir)
 
     def reload(self) -> None:
         """Read the state of a search that ended or was killed, for ``results_summary`` and the like."""
         if not self._is_worker():
+            self._kept.check(self.oracle)
             self._before = copy.deepcopy(self.oracle.get_state())
         try:
             super().reload()
         except (ValueError, KeyError, RuntimeError) as error:
+            if not self._kept.begun:
+                raise
             # KerasTuner writes its files in place, so a kill can tear them; search() does not need them
             _log.warning("cannot read the state in %s: %s", self.project_dir, error)
             self.oracle.trials = {}
@@ -107,7 +123,9 @@ class LaneTuner(keras_tuner.Tuner):
         if "verbose" in fit_kwargs and not self._is_worker():
             self.oracle.verbose = fit_kwargs["verbose"]
         self._end = math.inf if self.seconds is None else time.monotonic() + self.seconds
-        self._width = LANES if self.lanes is None else self.lanes
+        overridden = [name for name in _INSIDE if self._overridden(name)]
+        self._alone = f"{overridden[0]} is overridden" if overridden else ""
+        self._width = 1 if self._alone else self.lanes or LANES
         self._asked: set[int] = set()
         self._stopped: set[int] = set()
         self.on_search_begin()
@@ -119,12 +137,23 @@ class LaneTuner(keras_tuner.Tuner):
             for trial, call in trials:
                 key = trial.trial_id if isinstance(call, str) else json.dumps(call.key(self.executions_per_trial))
                 groups.setdefault(key, []).append((trial, call))
-            with workers.heartbeat(self.oracle, [trial.trial_id for trial, _ in trials], self._is_worker()):
-                for key, group in groups.items():
-                    self._run(key, group, fit_args, fit_kwargs)
+            running = [trial.trial_id for trial, _ in trials]
+            with workers.heartbeat(self.oracle, running, self._is_worker()):
+                for key, members in groups.items():
+                    self._run(key, members, running, fit_args, fit_kwargs)
         self.on_search_end()
 
-    def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> list[Any]:
+    def _overridden(self, name: str) -> bool:
+        return getattr(getattr(self, name), "__func__", None) is not getattr(LaneTuner, name)
+
+    def epoch_ended(self, trial: Any, epoch: int, logs: dict[str, float]) -> None:
+        """Called after each epoch of each trial with its figures, for a subclass to show them; returns nothing."""
+
+    def on_epoch_end(self, trial: Any, model: keras.Model, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """As in KerasTuner; of a lane, whose model has no weights yet, it is not called."""
+        self.epoch_ended(trial, epoch, logs or {})
+
+    def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
         """What a trial gave that has been trained as a lane; any other is trained now, by itself."""
         if trial.trial_id in self._results:
             return [_as_history(result) for result in self._results[trial.trial_id]]
@@ -135,7 +164,7 @@ class LaneTuner(keras_tuner.Tuner):
         self._results[trial.trial_id] = [getattr(result, "history", result) for result in given]
         return given
 
-    def history_of(self, trial_id: str) -> History | None:
+    def history_of(self, trial_id: str) -> group.History | None:
         """Metrics by epoch of a trial's first execution, by the names that Keras gives them; None if it has none."""
         results = self._results.get(trial_id)
         return results[0] if isinstance(results, list) and isinstance(results[0], dict) else None
@@ -149,37 +178,23 @@ class LaneTuner(keras_tuner.Tuner):
 
     def load_model(self, trial: Any) -> keras.Model:
         """The model of a trial with the weights of its best epoch."""
-        model = super()._build_hypermodel(trial.hyperparameters)
+        model = self._build_hypermodel(trial.hyperparameters)
         self._load(model, trial.trial_id)
         return model
 
     def _load(self, model: keras.Model, trial_id: str) -> None:
-        model.build_from_config(json.loads(Path(self._get_build_config_fname(trial_id)).read_text()))
-        # Keras refuses a file with more optimizer variables than there are
-        model.optimizer.build(model.trainable_variables)
+        if not model.built:
+            model.build_from_config(json.loads(Path(self._get_build_config_fname(trial_id)).read_text()))
+        if model.compiled:  # Keras refuses a file with more optimizer variables than there are
+            model.optimizer.build(model.trainable_variables)
         model.load_weights(self._get_checkpoint_fname(trial_id))
 
     def _start_again(self) -> None:
         """Put a reloaded oracle back to its beginning, and see that the folder holds this search."""
-        note = Path(self.project_dir, "lanes", "search.json")
-        objective = str(self.oracle.objective)
-        search = {"oracle": type(self.oracle).__name__, "objective": objective, "seed": self.oracle.seed}
-        if note.exists():
-            there = json.loads(note.read_text())
-            for name in ("oracle", "objective"):
-                if there[name] != search[name]:
-                    raise InputError(
-                        f"{str(self.project_dir)!r} holds another search, with {name} {there[name]}, not "
-                        f"{search[name]}; choose another project_name, or overwrite=True"
-                    )
-            search["seed"] = there["seed"]  # an oracle without a seed draws one
-        else:
-            note.parent.mkdir(exist_ok=True)
-            write_text(note, json.dumps(search) + "\n")
+        seed = self._kept.begin(self.oracle)
         if self._before is not None:
             self.oracle.trials, self.oracle.ongoing_trials, self.oracle.tuner_ids = {}, {}, set()
-            state = {**self._before, "seed": search["seed"], "seed_state": search["seed"]}
-            self.oracle.set_state(state)
+            self.oracle.set_state({**self._before, "seed": seed, "seed_state": seed})
             self._populate_initial_space()
             self._before = None
 
@@ -200,17 +215,27 @@ class LaneTuner(keras_tuner.Tuner):
                     self._width = k  # nothing beyond has been asked for
                 continue
             self._asked.add(k)
-            call = call_of(trial, self.hypermodel, self._build_hypermodel, fit_args, fit_kwargs)
-            if k == 0 and not isinstance(call, str):
-                self._fit_memory(call)
-            trials.append((trial, call))
             self.on_trial_begin(trial)
+            call = self._alone or self._call_of(trial, fit_args, fit_kwargs)
+            if not isinstance(call, str):
+                self.oracle.update_space(trial.hyperparameters)  # what fit has asked for, before the next trial is made
+                if not trials:
+                    self._fit_memory(call)
+            trials.append((trial, call))
+            if isinstance(call, str) and len(trials) == 1:
+                break  # what it asks for shows when it runs
         return trials
+
+    def _call_of(self, trial: Any, fit_args: Any, fit_kwargs: Any) -> Call | str:
+        try:
+            return call_of(trial, self.hypermodel, self._build_hypermodel, fit_args, fit_kwargs, self.max_model_size)
+        except keras_tuner.errors.FailedTrialError as error:
+            return _Refused(error)
 
     def _fit_memory(self, call: Call) -> None:
         """Fewer lanes where the default does not fit; an error where the given number does not."""
         features, classes = call.model.layers[1].kernel.shape
-        free, each = workers.free_memory(), lane_bytes(features, classes, call.train.batch_size)
+        free, each = memory_available(), lane_bytes(features, classes, call.train.batch_size)
         if self.lanes is None:
             self._width = min(self._width, max(1, int(free / 2 / each)))
         elif self._width * each > free:
@@ -219,109 +244,98 @@ class LaneTuner(keras_tuner.Tuner):
                 f"give at most {max(1, int(free / 2 / each))}"
             )
 
-    def _run(self, key: str, group: list[tuple[Any, Call | str]], fit_args: Any, fit_kwargs: Any) -> None:
+    def _run(
+        self, key: str, members: list[tuple[Any, Call | str]], running: list[str], fit_args: Any, fit_kwargs: Any
+    ) -> None:
         """Train the trials of one group, or read what they gave, and report each."""
-        trials, calls = [trial for trial, _ in group], [call for _, call in group]
-        file = Path(self.project_dir, "lanes", f"{trials[0].trial_id}.json")
-        asked = {"fit": key, "trials": {trial.trial_id: trial.hyperparameters.values for trial in trials}}
-        try:
-            there = json.loads(file.read_text())
-        except (OSError, ValueError):
-            there = {}
-        known = all(there.get(name) == json.loads(json.dumps(value)) for name, value in asked.items())
+        trials, call = [trial for trial, _ in members], members[0][1]
+        asked = {"fit": key, "trials": {trial.trial_id: dict(trial.hyperparameters.values) for trial in trials}}
+        there, lasting = self._kept.read(asked), True
         for trial in trials:
             self._results.pop(trial.trial_id, None)
         begin = time.perf_counter()
-        if known:
+        if there:
             self._results |= there["results"]
-        elif isinstance(calls[0], str):
-            _log.warning("trial %s is trained by itself: %s", trials[0].trial_id, calls[0])
+        elif isinstance(call, _Refused):
+            self._results[trials[0].trial_id] = str(call)
+        elif isinstance(call, str):
+            _log.warning("trial %s is trained by itself: %s", trials[0].trial_id, call)
         else:
-            self._check_objective(calls[0])
-            self._results |= self._train(trials, calls)
-            known = time.monotonic() > self._end  # cut short by the time budget: not what a search with time would find
+            self._results |= self._train(members)
+            lasting = time.monotonic() <= self._end  # cut short by the time budget: a search with time finds more
+        found: dict[str, Any] = {"results": {}, "reported": {}, "space": {}}
         for trial in trials:
-            if isinstance(why := self._results.get(trial.trial_id), str):
-                trial.status, trial.message = "FAILED", why
-            else:
-                self._try_run_and_update_trial(trial, *fit_args, **fit_kwargs)
-                if trial.message:
-                    self._results[trial.trial_id] = trial.message
-        seconds = there["seconds"] if known and there else time.perf_counter() - begin
-        self.seconds_of |= dict.fromkeys(asked["trials"], seconds)
-        if not known:
-            results = {name: self._results[name] for name in asked["trials"]}
-            write_text(file, json.dumps({**asked, "results": results, "seconds": seconds}, default=float) + "\n")
-        for trial in trials:
+            self._report(trial, there, fit_args, fit_kwargs)
+            self.seconds_of[trial.trial_id] = there.get("seconds", time.perf_counter() - begin)
             self.on_trial_end(trial)
+            running.remove(trial.trial_id)
+            ended = self.oracle.get_trial(trial.trial_id)
+            lasting &= ended.status in ("COMPLETED", "FAILED")  # else it is tried again
+            if isinstance(call, str):
+                found["reported"][trial.trial_id] = _reported(ended)
+                found["space"][trial.trial_id] = trial.hyperparameters.get_config()
+            found["results"][trial.trial_id] = self._results.get(trial.trial_id, [])
+        if lasting and not there:
+            self._kept.write(asked, {**found, "seconds": time.perf_counter() - begin})
 
-    def _check_objective(self, call: Call) -> None:
-        known = ["loss", "accuracy", *(["val_loss", "val_accuracy"] if call.val is not None else [])]
+    def _report(self, trial: Any, there: dict[str, Any], fit_args: Any, fit_kwargs: Any) -> None:
+        """Tell the oracle what came of a trial; one that is neither known nor trained yet is trained here."""
+        if space := there.get("space", {}).get(trial.trial_id):
+            trial.hyperparameters = keras_tuner.HyperParameters.from_config(space)
+        if isinstance(why := self._results.get(trial.trial_id), str):
+            trial.status, trial.message = "FAILED", why
+        elif reported := there.get("reported", {}).get(trial.trial_id):
+            for step, metrics in reported:
+                self.oracle.update_trial(trial.trial_id, metrics, step)
+            trial.status = "COMPLETED"
+        else:
+            self._try_run_and_update_trial(trial, *fit_args, **fit_kwargs)
+            if trial.status != "COMPLETED":
+                self._results[trial.trial_id] = trial.message
+
+    def _train(self, members: list[tuple[Any, Call]]) -> dict[str, list[group.History] | str]:
+        """Train a group of lanes: for each trial its histories, one an execution, or why it failed."""
+        trials, calls = [trial for trial, _ in members], [call for _, call in members]
+        known = ["loss", "accuracy", *(["val_loss", "val_accuracy"] if calls[0].val is not None else [])]
         objective = self.oracle.objective
         for name in getattr(objective, "name_to_direction", [objective.name]):
             if name not in known:
                 raise InputError(f"the objective {name!r} is not reported; there are {', '.join(known)}")
 
-    def _train(self, trials: list[Any], calls: list[Call]) -> dict[str, list[History] | str]:
-        """Train a group of lanes: for each trial its histories, one an execution, or why it failed."""
-        objective = self.oracle.objective
-        worst = -math.inf if objective.direction == "max" else math.inf
-        best, weights = [worst] * len(calls), [call.model.layers[1].get_weights() for call in calls]
-        results: dict[str, list[History] | str] = {trial.trial_id: [] for trial in trials}
-        first, last = calls[0].initial_epoch, calls[0].epochs
-        for execution in range(self.executions_per_trial):
-            if execution:
-                calls = [self._again(trial, call) for trial, call in zip(trials, calls, strict=True)]
-            starts = [tuple(call.model.layers[1].get_weights()) for call in calls]
-            lanes = Lanes([call.lane for call in calls], starts, calls[0].train, calls[0].val)
-            histories: list[History] = [{} for _ in calls]
-            for epoch in range(first, last):
-                logs = lanes.epoch(execution * (last - first) + epoch)
-                now = lanes.weights()
-                for k, (trial, call) in enumerate(zip(trials, calls, strict=True)):
-                    if isinstance(results[trial.trial_id], str):
-                        continue
-                    of_lane = {name: float(values[k]) for name, values in logs.items()}
-                    if wrong := [name for name, value in of_lane.items() if not math.isfinite(value)]:
-                        results[trial.trial_id] = f"diverged: {wrong[0]} is {of_lane[wrong[0]]} in epoch {epoch + 1}"
-                        continue
-                    for name, value in of_lane.items():
-                        histories[k].setdefault(name, []).append(value)
-                    if objective.better_than(objective.get_value(of_lane), best[k]):
-                        best[k], weights[k] = objective.get_value(of_lane), now[k]
-                    self.on_epoch_end(trial, call.model, epoch, logs=of_lane)
-                if time.monotonic() > self._end:
-                    break
-            for trial, history in zip(trials, histories, strict=True):
-                if not isinstance(results[trial.trial_id], str):
-                    results[trial.trial_id].append(history)
-        for trial, call, best_weights in zip(trials, calls, weights, strict=True):
-            if not isinstance(results[trial.trial_id], str):
-                self._keep(trial, call.model, best_weights)
-        return results
+        def build(k: int) -> keras.Model:
+            model = self._build_hypermodel(trials[k].hyperparameters)
+            if not model.built:
+                model.build((None, *calls[k].train.spec.shape))
+            return model
 
-    def _again(self, trial: Any, call: Call) -> Call:
-        model = self._build_hypermodel(trial.hyperparameters)
-        if not model.built:
-            model.build((None, *call.train.spec.shape))
-        return dataclasses.replace(call, model=model)
+        def epoch_ended(k: int, epoch: int, logs: dict[str, float]) -> None:
+            self.epoch_ended(trials[k], epoch, logs)
 
-    def _keep(self, trial: Any, model: keras.Model, weights: tuple[np.ndarray, np.ndarray]) -> None:
-        """Write the weights of a trial where KerasTuner looks for them."""
-        model.layers[1].set_weights(weights)
-        model.optimizer.build(model.trainable_variables)
-        path = Path(self._get_checkpoint_fname(trial.trial_id))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # HDF5 does not survive a disk that is full: it ends the process
-        if shutil.disk_usage(path.parent).free < 2**20 + 4 * 4 * model.count_params():
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        aside = path.with_name(f".{path.name}")
-        try:
-            model.save_weights(aside)
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
-        write_text(Path(self._get_build_config_fname(trial.trial_id)), json.dumps(model.get_build_config()))
+        def time_is_up() -> bool:
+            return time.monotonic() > self._end
+
+        trained = group.train(calls, objective, self.executions_per_trial, build, epoch_ended, time_is_up)
+        for trial, lane in zip(trials, trained, strict=True):
+            if not lane.failed:
+                checkpoint, config = self._get_checkpoint_fname, self._get_build_config_fname
+                lane.save(Path(checkpoint(trial.trial_id)), Path(config(trial.trial_id)))
+        return {trial.trial_id: lane.failed or lane.histories for trial, lane in zip(trials, trained, strict=True)}
+
+
+class _Refused(str):
+    """Why a trial fails without training."""
+
+
+def _reported(trial: Any) -> list[tuple[int, dict[str, float]]]:
+    """What the oracle was told of a trial: steps and metrics."""
+    steps: dict[int, list[dict[str, float]]] = {}
+    for name in trial.metrics.metrics:
+        for observation in trial.metrics.get_history(name):
+            rounds = steps.setdefault(observation.step, [])
+            for i, value in enumerate(observation.value):
+                rounds.extend({} for _ in range(i + 1 - len(rounds)))
+                rounds[i][name] = value
+    return [(step, metrics) for step, rounds in steps.items() for metrics in rounds]
 
 
 def _as_history(result: Any) -> Any:

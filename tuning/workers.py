@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import keras_tuner
@@ -25,16 +23,23 @@ _BEAT_SECONDS = 1.0
 
 
 @contextlib.contextmanager
-def heartbeat(oracle: Any, trials: list[str], active: bool) -> Iterator[None]:
-    """While the block runs, ask the chief for one of our trials now and then; nothing unless ``active``."""
+def heartbeat(oracle: Any, running: list[str], active: bool) -> Iterator[None]:
+    """While the block runs, ask the chief for one of our trials now and then; nothing unless ``active``.
+
+    Args:
+        oracle: the chief's.
+        running: our trials; the block takes out those that have ended, for the chief hears us by those alone that run.
+        active: whether there is a chief.
+    """
     done = threading.Event()
 
     def beat() -> None:
         while not done.wait(_BEAT_SECONDS):
-            oracle.get_trial(trials[0])
+            for trial_id in running[:1]:
+                oracle.get_trial(trial_id)
 
     thread = threading.Thread(target=beat, daemon=True)
-    if active and trials:
+    if active and running:
         thread.start()
     try:
         yield
@@ -61,7 +66,7 @@ def watch(oracle: Any, timeout: float) -> None:
         return trial
 
     def get(trial_id: str) -> Any:
-        for tuner_id, trial in oracle.ongoing_trials.items():
+        for tuner_id, trial in list(oracle.ongoing_trials.items()):  # a lost worker's may be taken out meanwhile
             if trial.trial_id == trial_id:
                 heard[_worker(tuner_id)] = time.monotonic()
         return get_trial(trial_id)
@@ -89,12 +94,3 @@ def _reclaim(oracle: Any, heard: dict[str, float], timeout: float) -> None:
 
 def _worker(tuner_id: str) -> str:
     return tuner_id.rsplit("-", 1)[0]
-
-
-def free_memory() -> int:
-    """Bytes that can be had now."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

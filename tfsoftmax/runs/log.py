@@ -19,7 +19,7 @@ from tfsoftmax.spec import RunConfig
 
 
 class Log(keras.callbacks.Callback):
-    """Keeps the rows and writes them after each epoch.
+    """Keeps the rows and writes them after each epoch; as a context manager, owns the progress bar around a ``fit``.
 
     Args:
         path: of ``history.csv``; ``None`` writes nothing.
@@ -50,13 +50,20 @@ class Log(keras.callbacks.Callback):
             from rich.progress import Progress
 
             self.bar = Progress(console=Console(stderr=True))
+            self.task = self.bar.add_task("epochs", total=config.epochs)
 
-    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        """Start the clock and the bar."""
-        self.begin = time.perf_counter()
+    def __enter__(self) -> Log:
         if self.bar:
             self.bar.start()
-            self.task = self.bar.add_task("epochs", total=self.config.epochs)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Start the clock."""
+        self.begin = time.perf_counter()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Say where a run goes on."""
@@ -68,7 +75,6 @@ class Log(keras.callbacks.Callback):
         """Write and tell the row of this epoch."""
         wrong = [name for name in ("loss", "val_loss") if not math.isfinite(logs.get(name, 0.0))]
         if wrong:
-            self.on_train_end()
             self.diverged = True
             smaller = min(RunConfig.lr, self.config.lr / 10)
             raise TrainingError(
@@ -91,8 +97,3 @@ class Log(keras.callbacks.Callback):
             self.bar.update(self.task, completed=epoch + 1, description=figures)
         elif self.lines:
             print(f"epoch {epoch + 1}/{self.config.epochs}  {figures}", file=sys.stderr, flush=True)
-
-    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        """Stop the bar."""
-        if self.bar:
-            self.bar.stop()

@@ -132,7 +132,8 @@ def _fit(model: keras.Model, config: RunConfig, data: Data, folder: Path, log: L
     if config.tensorboard and is_chief:
         callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False))
     try:
-        model.fit(data.train, validation_data=data.val, epochs=config.epochs, callbacks=callbacks, verbose=0)
+        with log:
+            model.fit(data.train, validation_data=data.val, epochs=config.epochs, callbacks=callbacks, verbose=0)
     except TrainingError:
         if log.diverged and is_chief:
             remove(folder, RUN_FOLDER)
