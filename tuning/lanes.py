@@ -93,9 +93,11 @@ def _compiled_otherwise(model: keras.Model) -> str:
     metrics = [(type(metric), metric.name) for metric in found["compile_metrics"].metrics]
     if metrics != [(keras.metrics.SparseCategoricalAccuracy, "accuracy")]:
         return f"its metrics are {', '.join(name for _, name in metrics)}, not just accuracy"
-    weights = keras.Model.get_compile_config(model)["loss_weights"]
-    if weights is not None:
-        return f"its loss has the weights {weights}"
+    settings = keras.Model.get_compile_config(model)
+    if not (settings["metrics"] or settings["weighted_metrics"]):  # Keras keeps those of a compile before
+        return "it is compiled without metrics"
+    if settings["loss_weights"] is not None:
+        return f"its loss has the weights {settings['loss_weights']}"
     return ""
 
 

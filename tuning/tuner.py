@@ -201,6 +201,7 @@ class LaneTuner(keras_tuner.Tuner):
     def _ask(self, fit_args: Any, fit_kwargs: Any) -> list[tuple[Any, Call | str]]:
         """As many trials as the oracle has for us now, each with the fit that it asks for."""
         trials: list[tuple[Any, Call | str]] = []
+        space = {(hp.name, str(hp.conditions)) for hp in self.oracle.get_space().space}
         k = -1
         while (k := k + 1) < self._width:
             if k in self._stopped:
@@ -217,13 +218,13 @@ class LaneTuner(keras_tuner.Tuner):
             self._asked.add(k)
             self.on_trial_begin(trial)
             call = self._alone or self._call_of(trial, fit_args, fit_kwargs)
-            if not isinstance(call, str):
-                self.oracle.update_space(trial.hyperparameters)  # what fit has asked for, before the next trial is made
-                if not trials:
-                    self._fit_memory(call)
+            if not (trials or isinstance(call, str)):
+                self._fit_memory(call)
             trials.append((trial, call))
-            if isinstance(call, str) and len(trials) == 1:
-                break  # what it asks for shows when it runs
+            # hyperparameters that a fit asks for join the space when its trial ends; before that, no trial has them
+            new = {(hp.name, str(hp.conditions)) for hp in trial.hyperparameters.space} - space
+            if new or (isinstance(call, str) and len(trials) == 1):
+                break
         return trials
 
     def _call_of(self, trial: Any, fit_args: Any, fit_kwargs: Any) -> Call | str:

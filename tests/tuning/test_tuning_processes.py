@@ -18,7 +18,7 @@ import tfsoftmax, tuning, keras_tuner
 from conftest import make_rows
 
 class Slow(tuning.LaneTuner):
-    def on_epoch_end(self, trial, model, epoch, logs=None):
+    def epoch_ended(self, trial, epoch, logs):
         print("training", flush=True)
         time.sleep(float(sys.argv[2]))
 
@@ -44,7 +44,9 @@ def test_chief_and_workers_of_which_one_dies(tmp_path):
             "KERASTUNER_TUNER_ID": name,
             "KERASTUNER_ORACLE_IP": "127.0.0.1",
             "KERASTUNER_ORACLE_PORT": str(port),
-            "PYTHONPATH": os.path.dirname(os.path.dirname(__file__)),
+            "PYTHONPATH": os.pathsep.join(
+                [os.path.dirname(os.path.dirname(__file__)), os.environ.get("PYTHONPATH", "")]
+            ),
         }
         return subprocess.Popen(
             [sys.executable, "-c", WORKER, str(tmp_path), str(slow)], env=environment, stdout=subprocess.PIPE, text=True
