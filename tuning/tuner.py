@@ -88,7 +88,8 @@ class LaneTuner(keras_tuner.Tuner):
             number("seconds", seconds, 0, open_low=True)
         number("worker_timeout", worker_timeout, 0, open_low=True)
         self.lanes, self.seconds, self.worker_timeout = lanes, seconds, worker_timeout
-        self._before: dict[str, Any] | None = None  # the oracle's state before it was reloaded
+        self._begin = copy.deepcopy(oracle.get_state()) if isinstance(oracle, keras_tuner.Oracle) else {}
+        self._reloaded = False
         self.seconds_of: dict[str, float] = {}
         self._results: dict[str, list[Any] | str] = {}
         super().__init__(oracle, hypermodel, **kwargs)
@@ -102,7 +103,7 @@ class LaneTuner(keras_tuner.Tuner):
         """Read the state of a search that ended or was killed, for ``results_summary`` and the like."""
         if not self._is_worker():
             self._kept.check(self.oracle)
-            self._before = copy.deepcopy(self.oracle.get_state())
+        self._reloaded = True
         try:
             super().reload()
         except (ValueError, KeyError, RuntimeError) as error:
@@ -192,11 +193,11 @@ class LaneTuner(keras_tuner.Tuner):
     def _start_again(self) -> None:
         """Put a reloaded oracle back to its beginning, and see that the folder holds this search."""
         seed = self._kept.begin(self.oracle)
-        if self._before is not None:
+        if self._reloaded:
             self.oracle.trials, self.oracle.ongoing_trials, self.oracle.tuner_ids = {}, {}, set()
-            self.oracle.set_state({**self._before, "seed": seed, "seed_state": seed})
+            self.oracle.set_state({**copy.deepcopy(self._begin), "seed": seed, "seed_state": seed})
             self._populate_initial_space()
-            self._before = None
+            self._reloaded = False
 
     def _ask(self, fit_args: Any, fit_kwargs: Any) -> list[tuple[Any, Call | str]]:
         """As many trials as the oracle has for us now, each with the fit that it asks for."""
