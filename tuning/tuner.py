@@ -151,7 +151,7 @@ class LaneTuner(keras_tuner.Tuner):
         """Called after each epoch of each trial with its figures, for a subclass to show them; returns nothing."""
 
     def on_epoch_end(self, trial: Any, model: keras.Model, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """As in KerasTuner; of a lane, whose model has no weights yet, it is not called."""
+        """As in KerasTuner: to override it is to have every trial trained alone."""
         self.epoch_ended(trial, epoch, logs or {})
 
     def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
