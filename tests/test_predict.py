@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.sparse
 import serve
 from conftest import CLASSES, SHAPE, idx_bytes
 from hypothesis import given
@@ -276,6 +277,12 @@ def test_sums_beyond_float32(predictor, served, names):
     assert huge.astype(np.float64) @ kernel[:, 1] > np.finfo(np.float32).max  # the scale is near 1
     with pytest.raises(tfsoftmax.InputError, match=r"row 1 of features has numbers so large that its logits"):
         table.answer(np.concatenate([good, huge]), names)
+
+
+@pytest.mark.parametrize("rows", [None, {"image": [[0]]}, scipy.sparse.eye_array(4), iter([1])])
+def test_what_is_no_array(predictor, rows):
+    with pytest.raises(tfsoftmax.InputError, match=rf"must be an array of shape \(n, 4\), got {type(rows).__name__}"):
+        predictor["table"](rows)
 
 
 def test_pickles_for_the_processes_of_a_pool(finished, raw, tmp_path):

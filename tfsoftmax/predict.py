@@ -169,6 +169,8 @@ def conform(raw: Any, spec: ModelSpec, what: str = "the input") -> np.ndarray:
         array = np.asarray(raw)
     except ValueError as error:
         raise InputError(f"{what} is ragged; expected shape {_shape(spec)}") from error
+    if array.dtype == object and not array.shape:  # a sparse matrix, a data set
+        raise InputError(f"{what} must be an array of shape {_shape(spec)}, got {type(raw).__name__}")
     if array.shape in spec.row_shapes:
         array = array[None]
     if array.shape[1:] not in spec.row_shapes:
