@@ -118,6 +118,13 @@ def program(tmp_path_factory):
     return folder, names["data"], names["model"]
 
 
+@pytest.fixture
+def export(tmp_path):
+    """An export called `m` with version 1, made without TensorFlow."""
+    serve.write_version(tmp_path / "m", 1, serve.SPEC, *serve.weights(1))
+    return tmp_path / "m"
+
+
 @pytest.fixture(scope="session")
 def served(finished, tmp_path_factory):
     """A folder of two exports: `tiny`, pictures as trained and exported; `table`, four float features."""

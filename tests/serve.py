@@ -1,5 +1,6 @@
 """A server process to talk to, and versions of a model written without TensorFlow, in milliseconds."""
 
+import asyncio
 import dataclasses
 import http.client
 import json
@@ -15,6 +16,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tfsoftmax.exporting import manifest
 from tfsoftmax.exporting.reference import Reference, hard_rows
+from tfsoftmax.spec import ModelSpec
+
+# a small model of pictures, called `m` where it is served
+SPEC = ModelSpec("tiny", (6, 5), "uint8", ("round", "square", "flat"), "unit", 0.0, 1 / 255)
+ROW = np.zeros(SPEC.shape, int).tolist()
+BODY = {"instances": [ROW]}
+INFER = {"inputs": [{"name": "image", "shape": [1, *SPEC.shape], "datatype": "UINT8", "data": [0] * 30}]}
 
 # importing TensorFlow in the server would be an error
 PROGRAM = """
@@ -28,8 +36,8 @@ cli.main()
 class Server:
     """`tfsoftmax serve …` in a process of its own, on a free port."""
 
-    def __init__(self, *arguments):
-        command = [sys.executable, "-c", PROGRAM, "serve", *map(str, arguments), "--port", "0"]
+    def __init__(self, *arguments, wrapper=()):
+        command = [*wrapper, sys.executable, "-c", PROGRAM, "serve", *map(str, arguments), "--port", "0"]
         self.begin = time.perf_counter()
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.lines, self.output = [], []
@@ -124,6 +132,17 @@ def until(condition, seconds=10):
     return time.perf_counter() - begin
 
 
+def weights(seed):
+    """Kernel and bias for SPEC."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(30, 3)).astype(np.float32), rng.normal(size=3).astype(np.float32)
+
+
+def version(server):
+    """The version of `m` that answers."""
+    return server.post("/v2/models/m/infer", INFER)["model_version"]
+
+
 def write_version(export, number, spec, kernel, bias, break_it=lambda folder: None):
     """A version folder with this model, made from ONNX's own helpers, beside and renamed; its reference answers."""
     aside = export / f".aside-{number}"
@@ -168,3 +187,21 @@ def _graph(spec, kernel, bias):
     kept = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
     graph = helper.make_graph(nodes, "softmax", [given], answers, kept)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def ask(app, method, path, headers=None, body=b""):
+    """(status, headers, body) of an ASGI app that is called here, without a server; header names in small letters."""
+    sent, given = [], [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive():
+        return given.pop() if given else {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    path, _, query = path.partition("?")
+    pairs = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
+    scope = {"type": "http", "method": method, "path": path, "query_string": query.encode(), "headers": pairs}
+    asyncio.run(app({**scope, "http_version": "1.1", "scheme": "http", "root_path": ""}, receive, send))
+    found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], found, b"".join(message.get("body", b"") for message in sent[1:])

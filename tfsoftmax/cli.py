@@ -317,7 +317,12 @@ def predict(
 
 @app.command(epilog=_example("serve export/fashion_mnist --port 8501"))
 def serve(
-    exports: Annotated[list[Path], typer.Argument(metavar="EXPORT…", help="Export folders, or folders of them.")],
+    exports: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="EXPORT…", help="Export folders, or folders of them; NAME=EXPORT serves one under another name."
+        ),
+    ],
     host: Annotated[str, typer.Option(help="Name or address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="TCP port; 0 takes a free one.", min=0, max=65535)] = 8501,
     workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
@@ -327,6 +332,10 @@ def serve(
     api_key_file: Annotated[Path | None, typer.Option(help="Keys that clients may send, one a line.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Serve others than this machine without a key.")] = False,
     access_log: Annotated[bool, typer.Option("--access-log", help="Print one JSON object a request.")] = False,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="Origin whose pages browsers let ask (CORS), once for each; * for all.", show_default="none"),
+    ] = None,
 ) -> None:
     """Serve exports: TensorFlow Serving's REST protocol, the Open Inference Protocol, and a page at /."""
     from tfsoftmax.serving.settings import Settings, read_keys
@@ -338,8 +347,8 @@ def serve(
     keys = () if api_key_file is None else read_keys(api_key_file)
     if not keys and not insecure and not server.is_loopback(host):
         raise InputError(f"--host {host} is reached by others: give --api-key-file FILE, or --insecure to go without")
-    paths = tuple(map(str, exports))
-    settings = Settings(paths, max_body * 2**20, max_rows, timeout, keys, access_log)
+    origins = tuple(allow_origin or ())
+    settings = Settings(tuple(exports), max_body * 2**20, max_rows, timeout, keys, access_log, origins)
     server.run(settings, host, port, workers)
 
 

@@ -69,7 +69,7 @@ def picture(
                 image = _fit(image, mode, (width, height), what)
     except UnidentifiedImageError as error:
         raise InputError(f"{what} is not a picture that can be opened: none of {', '.join(PICTURES)}") from error
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Exception as error:  # of a broken file Pillow's readers raise whatever they stumble over
         if isinstance(error, OSError) and error.errno is not None:

@@ -249,3 +249,8 @@ def test_triton_configuration_against_tritons_protos(exported):
             inner = list(entry.reshape.shape) if entry.HasField("reshape") else list(entry.dims)
             assert inner == value.shape[1:]
             assert np.prod(entry.dims) == np.prod(inner)
+    labels = {entry.name: entry.label_filename for entry in config.output}
+    assert labels == {"logits": labels["logits"], "probabilities": labels["logits"], "class_id": "", "label": ""}
+    lines = (exported.folder.parent / labels["logits"]).read_text().splitlines()
+    manifest = json.loads((exported.folder / "manifest.json").read_text())
+    assert lines == manifest["spec"]["classes"], "Triton names classes by the lines of this file"

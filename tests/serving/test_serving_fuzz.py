@@ -21,6 +21,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from tfsoftmax.inputs import PICTURES
+
 REQUESTS = int(os.environ.get("FUZZ", "1500"))  # FUZZ=10000 is the long run
 ROW = np.arange(30).reshape(SHAPE).tolist()
 GOOD = json.dumps({"instances": [ROW]}).encode()
@@ -109,11 +111,8 @@ def repeated(draw):
 
 
 def unknown(draw):
-    keys = ["instances", "inputs", "signature_name"]
-    name = draw(st.text(max_size=10).filter(lambda text: text not in keys))
-    return PREDICT, json.dumps(
-        {"instances": [ROW], name: draw(st.one_of(st.none(), st.integers(), st.text()))}
-    ).encode()
+    name = draw(st.text(max_size=10).filter(lambda text: text not in ("image", "b64")))
+    return PREDICT, json.dumps({"instances": [{name: ROW}, {"image": ROW}]}).encode()
 
 
 LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text())
@@ -175,7 +174,7 @@ def _picture():
 PICTURE = _picture()
 WORDS = "%2e%2e %2f %00 etc passwd v1 v2 models tiny versions 1 page.js infer tiny:predict labels ~ \\ .."
 SEGMENTS = [*WORDS.split(), "tiny%3Apredict", *["%c3%28", "%ff", ":predict", "*", "%25%32%65"], "A" * 3000]
-ANSWERED = re.compile("/v1/models/tiny(/versions/1)?|/v2(/models/tiny(/versions/1)?)?/?|/page.js")
+ANSWERED = re.compile("/v1/models/?|/v1/models/tiny(/versions/1)?|/v2(/models/tiny(/versions/1)?)?/?|/page.js")
 PATHS = st.lists(st.sampled_from(SEGMENTS), min_size=1, max_size=6).map(lambda parts: "/" + "/".join(parts))
 
 
@@ -299,11 +298,11 @@ PICTURE_BASE64 = base64.b64encode(PICTURE).decode()
 
 def test_openapi(server, client):
     schemathesis.openapi.format("picture-base64", st.just(PICTURE_BASE64))
-    schemathesis.openapi.media_type("image/png", st.just(PICTURE))
-    schemathesis.openapi.media_type("image/jpeg", st.just(PICTURE))
+    for kind in PICTURES:
+        schemathesis.openapi.media_type(f"image/{kind.lower()}", st.just(PICTURE))
     api = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
     operations = [result.ok() for result in api.get_all_operations()]
-    assert len(operations) == 4 + 2 * 9
+    assert len(operations) == 7 + 2 * 11
     for operation in operations:
         for mode in schemathesis.GenerationMode:
 

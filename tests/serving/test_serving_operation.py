@@ -1,7 +1,5 @@
-"""Operation: versions that come and go, draining, limits, keys, metrics, workers, the access log."""
+"""Operation: the start, the end, keys, metrics, workers, the access log."""
 
-import dataclasses
-import gzip
 import http.client
 import json
 import os
@@ -11,131 +9,15 @@ import socket
 import threading
 import time
 
-import load
-import numpy as np
 import psutil
 import pytest
 import serve
-from conftest import CLASSES, SHAPE
 from prometheus_client.parser import text_string_to_metric_families
+from serve import BODY, ROW, SPEC, version, weights
+from test_serving_versions import flip
 
-import tfsoftmax
-from tfsoftmax.exporting import manifest
-from tfsoftmax.exporting.reference import Reference
-
-SPEC = tfsoftmax.ModelSpec("tiny", SHAPE, "uint8", CLASSES, "unit", 0.0, 1 / 255)
-ROW = np.zeros(SHAPE, int).tolist()
-BODY = {"instances": [ROW]}
-
-
-def weights(seed):
-    rng = np.random.default_rng(seed)
-    return rng.normal(size=(30, 3)).astype(np.float32), rng.normal(size=3).astype(np.float32)
-
-
-@pytest.fixture
-def export(tmp_path):
-    """An export called `m` with version 1."""
-    serve.write_version(tmp_path / "m", 1, SPEC, *weights(1))
-    return tmp_path / "m"
-
-
-def version(server):
-    return server.post("/v2/models/m/infer", INFER)["model_version"]
-
-
-INFER = {"inputs": [{"name": "image", "shape": [1, *SHAPE], "datatype": "UINT8", "data": [0] * 30}]}
-
-
-# ---- versions
-
-
-def test_a_new_version_is_served_within_a_second_and_a_rollback_too(export):
-    with serve.Server(export) as server:
-        assert version(server) == "1"
-        new = serve.write_version(export, 2, SPEC, *weights(2))
-        assert serve.until(lambda: version(server) == "2") < 1
-        assert server.error("POST", "/v1/models/m/versions/1:predict", BODY)[0] == 404
-        logits = server.post("/v1/models/m:predict", BODY)["predictions"][0]["logits"]
-        np.testing.assert_allclose(logits, weights(2)[1], atol=1e-6)
-        shutil.rmtree(new)
-        assert serve.until(lambda: version(server) == "1") < 1
-        shutil.rmtree(export / "1")
-        time.sleep(0.7)
-        assert version(server) == "1", "a model whose folder is emptied goes on from memory"
-        states = server.get("/v1/models/m")["model_version_status"]
-        assert [(state["version"], state["state"]) for state in states] == [("1", "AVAILABLE")]
-
-
-def flip(folder):
-    content = bytearray((folder / "model.onnx").read_bytes())
-    content[len(content) // 2] ^= 1
-    (folder / "model.onnx").write_bytes(content)
-
-
-def lie(folder):
-    """Hashes are right, but the reference says other logits than the graph gives."""
-    kept = Reference.read(folder)
-    dataclasses.replace(kept, logits=kept.logits + 1).write(folder)
-    manifest.write(folder, {"spec": dataclasses.asdict(SPEC)})
-
-
-@pytest.mark.parametrize(
-    "break_it",
-    [
-        flip,
-        lie,
-        lambda folder: (folder / "model.onnx").unlink(),
-        lambda folder: (folder / "manifest.json").unlink(),
-        lambda folder: (folder / "manifest.json").write_text("{}"),
-        lambda folder: (folder / "manifest.json").write_text('{"spec": {"name": 1}, "files": {"model.onnx": 3}}'),
-        lambda folder: (folder / "reference.npz").write_bytes(b"PK"),
-    ],
-    ids=["byte-flip", "other-answers", "no-graph", "no-manifest", "empty-manifest", "odd-manifest", "no-npz"],
-)
-def test_a_broken_version_is_refused_and_the_old_one_goes_on(export, break_it):
-    with serve.Server(export) as server:
-        broken = serve.write_version(export, 2, SPEC, *weights(2), break_it)
-        serve.until(lambda: any("m: version 2 is refused" in line for line in server.lines))
-        assert version(server) == "1"
-        newest, old = server.get("/v1/models/m")["model_version_status"]
-        assert (newest["version"], newest["state"], newest["status"]["error_code"]) == (
-            "2",
-            "END",
-            "FAILED_PRECONDITION",
-        )
-        assert newest["status"]["error_message"]
-        assert (old["version"], old["state"]) == ("1", "AVAILABLE")
-        time.sleep(0.7)
-        assert sum("version 2 is refused" in line for line in server.lines) == 1, "said once"
-        shutil.rmtree(broken)
-        serve.write_version(export, 2, SPEC, *weights(2))  # made good
-        serve.until(lambda: version(server) == "2")
-
-
-def test_damage_to_the_served_version_does_not_matter(export):
-    serve.write_version(export, 2, SPEC, *weights(2))
-    with serve.Server(export) as server:
-        flip(export / "2")
-        serve.until(lambda: any("version 2 is refused" in line for line in server.lines))
-        assert version(server) == "2"
-
-
-def test_under_load_no_request_fails_and_no_answer_is_mixed(tmp_path):
-    found = load.run(tmp_path, seconds=8, every=0.8, connections=4)
-    assert found["failed"] == 0
-    assert found["wrong"] == 0
-    assert found["requests"] > 500
-    assert found["versions seen"] >= 5
-    assert found["refused"] >= 2
-
-
-def test_several_models_and_one_that_comes_later(export):
-    with serve.Server(export.parent) as server:
-        serve.write_version(export.parent / "other", 5, SPEC, *weights(3))
-        serve.until(lambda: server.request("GET", "/v2/models/other/ready")[0] == 200)
-        assert server.get("/page/models") == ["m", "other"]
-
+from tfsoftmax.errors import InputError
+from tfsoftmax.serving.settings import Settings
 
 # ---- the end
 
@@ -205,70 +87,12 @@ def test_sigterm_under_load_drops_nothing(export, workers):
     assert len(done) > 100
 
 
-# ---- limits
-
-
-@pytest.fixture(scope="module")
-def tight(tmp_path_factory):
-    """A server with tight limits."""
-    export = tmp_path_factory.mktemp("tight") / "m"
-    serve.write_version(export, 1, SPEC, *weights(1))
-    with serve.Server(export, "--max-body", 1, "--max-rows", 4, "--timeout", 1) as server:
-        yield server
-
-
-def test_rows_and_bytes(tight):
-    tight.post("/v1/models/m:predict", {"instances": [ROW] * 4})
-    assert tight.error("POST", "/v1/models/m:predict", {"instances": [ROW] * 5})[0] == 400
-    assert tight.error("POST", "/v1/models/m:predict", bytes(2**20 + 1))[0] == 413
-    packed = gzip.compress(bytes(2**20 + 1))
-    assert tight.error("POST", "/v1/models/m:predict", packed, {"Content-Encoding": "gzip"})[0] == 413
-    packed = gzip.compress(bytes(2**20))  # as large as may be, but not JSON
-    assert tight.error("POST", "/v1/models/m:predict", packed, {"Content-Encoding": "gzip"})[0] == 400
-    chunks = iter([bytes(2**18)] * 5)
-    status, error = tight.error("POST", "/v1/models/m:predict", chunks)  # sent in chunks
-    assert (status, "larger than" in error) == (413, True)
-
-
-def raw_request(server, content, wait=5, then=b""):
-    """All bytes that come back for these bytes, until the server closes."""
-    with socket.create_connection((server.host, server.port), wait) as connection:
-        connection.sendall(content)
-        if then:
-            time.sleep(0.3)
-            connection.sendall(then)
-        found = b""
-        while part := connection.recv(65536):
-            found += part
-        return found
-
-
-@pytest.mark.parametrize(
-    ("content", "status"),
-    [
-        (b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{", 408),
-        (b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{", 408),
-        (b"GET /v2 HTTP/1.1\r\nHost: ", 408),
-        (b"GET /v2 HTTP/1.1\r\n" + b"x: y\r\n" * 20_000, 431),
-        (b"not http\r\n\r\n", 400),
-        (b"GET /v2 HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
-        (b"POST /v2 HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
-        (b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", 400),
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
-    ],
-    ids=["body", "chunk", "head", "large head", "not http", "negative", "smuggled", "bad chunk", "tls"],
-)
-def test_slow_and_odd_http(tight, content, status):
-    head, _, body = raw_request(tight, content).partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 %d " % status)
-    assert list(json.loads(body)) == ["error"]
-    assert version(tight) == "1"
-
-
-def test_a_connection_that_says_nothing_is_closed(tight):
-    begin = time.perf_counter()
-    assert raw_request(tight, b"") == b""
-    assert time.perf_counter() - begin < 3
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigterm_right_after_the_start(export, workers):
+    for _ in range(3):
+        with serve.Server(export, "--workers", workers) as server:
+            server.process.terminate()  # when the line has been read that says where it serves
+            assert server.process.wait(15) == 0
 
 
 # ---- keys and addresses
@@ -311,7 +135,7 @@ def test_keys(export, tmp_path):
         (["OTHER"], "there is no export in"),
         (["TWIN"], "two exports are called 'm'"),
         (["BROKEN"], "model 'b' cannot be served"),
-        (["m/1"], "there is no export in"),
+        (["m/1"], "is one version of an export"),
     ],
 )
 def test_what_cannot_be_served(export, tfsoftmax_cli, tmp_path, arguments, text):
@@ -327,9 +151,34 @@ def test_what_cannot_be_served(export, tfsoftmax_cli, tmp_path, arguments, text)
     assert err.splitlines()[-1].startswith("error: ")
 
 
-def test_a_port_in_use(export, server, tfsoftmax_cli):
+def test_a_port_in_use_is_reported_before_anything_is_loaded(export, server, tfsoftmax_cli):
     status, _, err = tfsoftmax_cli("serve", export, "--port", server.port)
     assert (status, "cannot listen on 127.0.0.1" in err) == (2, True)
+    assert "is served" not in err
+
+
+def test_settings_from_the_environment(monkeypatch):
+    for text in ("x", '{"exports": "x"}', '{"exports": ["x"]}'):
+        monkeypatch.setenv("TFSOFTMAX_SERVE", text)
+        assert Settings.from_environment().exports == ("x",)
+    for text, named in [
+        ('{"exports": 3}', "exports must be a string or a list"),
+        ('{"exports": [3]}', "exports must be a string or a list"),
+        ('{"exports": []}', "nothing to serve"),
+        ('{"exports": "x", "api_keys": {"a": 1}}', "api_keys must be"),
+        ('{"exports": "x", "timeout": "9"}', "--timeout"),
+        ('{"exports": "x", "access_log": "no"}', "access_log must be true or false"),
+        ('{"exports": "x", "allow_origins": "app.example"}', "is no origin"),
+        ('{"exports": "x", "export": 1}', "unexpected keyword argument 'export'"),
+        ('{"exports": ', "holds no settings"),
+    ]:
+        monkeypatch.setenv("TFSOFTMAX_SERVE", text)
+        with pytest.raises(InputError, match=named):
+            Settings.from_environment()
+
+
+def test_keys_are_not_shown():
+    assert KEY not in repr(Settings(("x",), api_keys=(KEY,)))
 
 
 # ---- figures and log
@@ -363,6 +212,25 @@ def test_metrics(export, workers):
         assert counted(server, "tfsoftmax_batch_rows_bucket", model="m", le="4.0") == 20
         serve.write_version(export, 2, SPEC, *weights(2))
         serve.until(lambda: counted(server, "tfsoftmax_served_version", model="m") == 2)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_refused_version_is_counted_once(export, workers):
+    serve.write_version(export, 2, SPEC, *weights(2), flip)
+    with serve.Server(export, "--workers", workers) as server:
+        assert version(server) == "1"
+        assert counted(server, "tfsoftmax_refused_versions", model="m") == 1
+        (export / "2").rename(export / "not 2")
+        serve.until(lambda: counted(server, "tfsoftmax_refused_versions", model="m") == 0)
+
+
+@pytest.mark.skipif(shutil.which("prlimit") is None, reason="needs prlimit")
+def test_workers_need_no_folder_that_can_be_written(export):
+    with serve.Server(export, "--workers", 2, wrapper=["prlimit", "--fsize=0"]) as server:
+        assert version(server) == "1"
+        assert any("/metrics shows the figures of the worker that answers" in line for line in server.lines)
+        assert counted(server, "tfsoftmax_served_version", model="m") == 1
+        assert server.stop() == 0
 
 
 def test_a_worker_that_dies_is_replaced(export):

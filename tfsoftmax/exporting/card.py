@@ -35,7 +35,8 @@ def triton(name: str, version: int, values: dict[str, Any]) -> str:
     pictures = spec["dtype"] == "uint8"
     # for each row: an output without further dimensions is shown as one of a single element
     one = "dims: [ 1 ] reshape { shape: [ ] }"
-    many = f"dims: [ {len(spec['classes'])} ]"
+    # Triton names the classes itself where a client asks for the best of them
+    many = f'dims: [ {len(spec["classes"])} ] label_filename: "{version}/assets/labels.txt"'
     shape = ", ".join(map(str, spec["shape"]))
     lines = [
         'backend: "onnxruntime"',

@@ -15,16 +15,19 @@ from typing import Any
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tfsoftmax.errors import InputError
-from tfsoftmax.serving import explain, metrics, openapi, openinference, tensors, tfserving
+from tfsoftmax.serving import explain, metrics, openapi, openinference, tfserving
+from tfsoftmax.serving.effort import INLINE, Effort, Refused
 from tfsoftmax.serving.models import Models, Version
+from tfsoftmax.serving.pictures import Convert
 from tfsoftmax.serving.settings import Settings
-from tfsoftmax.serving.wire import JSON, Call, Endpoint, Gate, Refused, Reply, access
+from tfsoftmax.serving.wire import JSON, Call, Endpoint, Gate, Reply, access
 
 log = logging.getLogger("tfsoftmax.serving")
 
@@ -49,8 +52,8 @@ _PAGE_HEADERS = (
 class Handlers:
     """What answers each path: a thin layer from HTTP to the protocols."""
 
-    def __init__(self, models: Models):
-        self.models = models
+    def __init__(self, models: Models, gate: Gate):
+        self.models, self.gate = models, gate
 
     def version(self, call: Call) -> Version:
         """The version that the path names."""
@@ -66,29 +69,28 @@ class Handlers:
     async def answer(self, function: Callable[..., tuple[bytes, int]], call: Call) -> bytes:
         """``:predict``, ``:classify`` and ``:explain``."""
         version = self.version(call)
-        body = await call.body()
-        whole = call.headers.get(b"content-type", b"").startswith(b"image/") and function is not tfserving.classify
-        convert = tensors.Convert(whole=whole, **_flags(call.query))
-        answer, call.rows = await call.work(function, body, version, convert)
+        convert = Convert(kind=call.headers.get(b"content-type", b""), **_flags(call.query))
+        answer, call.rows = await call.work(function, version, convert)
         return answer
 
     async def infer(self, call: Call) -> bytes | Reply:
         """The Open Inference Protocol's ``infer``."""
         version = self.version(call)
         length = call.headers.get(b"inference-header-content-length")
-        answer, head, call.rows = await call.work(openinference.infer, await call.body(), version, length)
+        answer, call.rows, head = await call.work(openinference.infer, version, length)
         if head is None:
             return answer
         return Reply(answer, b"application/octet-stream", (b"inference-header-content-length", b"%d" % head))
 
     async def status(self, call: Call) -> bytes:
         """TensorFlow Serving's status of a model, or of one version."""
-        name, number = call.parameters["model"], call.parameters["version"]
-        if call.parameters["label"] is not None or name not in self.models.current:
+        name, number, shown = call.parameters["model"], call.parameters["version"], self.models.shown
+        if call.parameters["label"] is not None or name not in shown.current:
             self.version(call)
-        states = self.models.states[name]
+        states = shown.states[name]
         if number is not None:
-            states = {n: state for n, state in states.items() if str(n) == number.lstrip("0")}
+            number = number.lstrip("0") or str(shown.current[name].number)
+            states = {n: state for n, state in states.items() if str(n) == number}
             if not states:
                 self.version(call)
         return tfserving.status(states)
@@ -99,12 +101,28 @@ class Handlers:
 
     async def ready(self, call: Call) -> bytes:
         """Readiness of one model."""
-        return b'{"name":"%s","ready":true}' % self.version(call).name.encode()
+        return msgspec.json.encode({"name": self.version(call).name, "ready": True})
 
     async def all_ready(self, call: Call) -> Reply:
         """Readiness of the server: each model that was found has a version that answers."""
-        ready = bool(self.models.current) and all(name in self.models.current for name in self.models.states)
+        shown = self.models.shown
+        ready = bool(shown.current) and shown.current.keys() == shown.states.keys()
         return Reply(b'{"ready":%s}' % (b"true" if ready else b"false"), status=200 if ready else 503)
+
+    async def names(self, call: Call) -> bytes:
+        """The models that answer, as KServe lists them."""
+        return msgspec.json.encode({"models": sorted(self.models.shown.current)})
+
+    async def index(self, call: Call) -> bytes:
+        """Triton's index of the repository."""
+        body = Effort(INLINE, inline=False).decompress(await call.body(), call.encoding)
+        return openinference.index(body, self.models.shown)
+
+    async def statistics(self, call: Call) -> bytes:
+        """Triton's statistics, of one model or of all."""
+        if "model" in call.parameters:
+            return openinference.statistics([self.version(call)])
+        return openinference.statistics(list(self.models.shown.current.values()))
 
 
 def _flags(query: bytes) -> dict[str, bool]:
@@ -144,7 +162,7 @@ async def _error(settings: Settings, request: Request, error: HTTPException) -> 
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(models: Models, app: Starlette) -> AsyncIterator[None]:
+async def _lifespan(models: Models, gate: Gate, app: Starlette) -> AsyncIterator[None]:
     """Follow the export folders while the app runs."""
 
     async def follow() -> None:
@@ -160,12 +178,13 @@ async def _lifespan(models: Models, app: Starlette) -> AsyncIterator[None]:
     task = asyncio.create_task(follow())
     yield
     task.cancel()
+    await gate.helper.close()
 
 
-def create_app(settings: Settings) -> Starlette:
+def create_app(settings: Settings) -> ASGIApp:
     """The app over the exports that ``settings`` name, loaded and warm. Raises InputError."""
     gate, models = Gate(settings), Models(settings)
-    handlers = Handlers(models)
+    handlers = Handlers(models, gate)
 
     def route(pattern: str, function: Callable, **options: Any) -> Endpoint:
         return Endpoint(pattern, function, gate, **options)
@@ -179,17 +198,14 @@ def create_app(settings: Settings) -> Starlette:
 
         return route(pattern, reply, open=True)
 
-    async def no_list(call: Call) -> bytes:
-        raise Refused(400, "Missing model name in request: GET /v1/models/NAME")
-
     async def measured(call: Call) -> Reply:
         return Reply(*metrics.page())
 
     async def described(call: Call) -> bytes:
-        return openapi.document(list(models.current.values()), settings)
+        return openapi.document(list(models.shown.current.values()), settings)
 
     async def names(call: Call) -> bytes:
-        return msgspec.json.encode(sorted(models.current))
+        return msgspec.json.encode(sorted(models.shown.current))
 
     routes = [
         post(f"{_MODEL}:predict", "predict", handlers.answer, tfserving.predict),
@@ -198,12 +214,16 @@ def create_app(settings: Settings) -> Starlette:
         post(f"{_MODEL}:explain", "explain", handlers.answer, explain.explain),
         route(_MODEL, handlers.status),
         route(f"{_MODEL}/metadata", functools.partial(handlers.described, tfserving.metadata)),
-        route("/v1/models/?", no_list),
+        route("/v1/models/?", handlers.names),
         fixed("/v2/?", openinference.server()),
         fixed("/v2/health/live", b'{"live":true}'),
         route("/v2/health/ready", handlers.all_ready, open=True),
+        route("/v2/models/stats", handlers.statistics),
         route(_MODEL_2, functools.partial(handlers.described, openinference.metadata)),
         route(f"{_MODEL_2}/ready", handlers.ready),
+        route(f"{_MODEL_2}/config", functools.partial(handlers.described, openinference.config)),
+        route(f"{_MODEL_2}/stats", handlers.statistics),
+        post("/v2/repository/index", "other", handlers.index),
         route("/metrics", measured),
         route("/openapi.json", described),
         route("/page/models", names),
@@ -214,8 +234,16 @@ def create_app(settings: Settings) -> Starlette:
         routes.append(fixed(path, files.joinpath(name).read_bytes(), kind, *_PAGE_HEADERS))
     app = App(
         routes=routes,
-        lifespan=functools.partial(_lifespan, models),
+        lifespan=functools.partial(_lifespan, models, gate),
         exception_handlers={HTTPException: functools.partial(_error, settings)},
     )
     app.router.redirect_slashes = False
-    return app
+    if not settings.allow_origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=settings.allow_origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=("*",),
+        expose_headers=("Inference-Header-Content-Length",),
+    )

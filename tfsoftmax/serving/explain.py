@@ -8,14 +8,15 @@ import msgspec
 import numpy as np
 
 from tfsoftmax.exporting.reference import Reference
-from tfsoftmax.serving import tensors, tfserving
+from tfsoftmax.serving import tfserving
+from tfsoftmax.serving.effort import Effort, Refused
 from tfsoftmax.serving.models import Version
-from tfsoftmax.serving.wire import Refused
+from tfsoftmax.serving.pictures import Convert
 
 PER_CLASS = 3  # sample rows of each class that the page offers
 
 
-def explain(body: bytes, version: Version, convert: tensors.Convert) -> tuple[bytes, int]:
+def explain(body: bytes, version: Version, convert: Convert, effort: Effort) -> tuple[bytes, int]:
     """Answer the body of ``:explain``, which is that of ``:predict``.
 
     For a linear model the difference of two logits is a sum over the elements of the input, exactly: with ``x`` the
@@ -23,7 +24,8 @@ def explain(body: bytes, version: Version, convert: tensors.Convert) -> tuple[by
     ``margin = sum(x * (w_first - w_second)) + (b_first - b_second)``. The terms are the evidence.
     """
     kernel, bias = _weights(version)
-    _, raw = tfserving.read(body, version, convert)
+    _, raw = tfserving.read(body, version, convert, effort)
+    effort.answer(len(raw) * 2 * (version.readers[0].size + len(version.spec.classes)))
     found = version.answer(raw, ("logits", "probabilities"))
     x = preprocess(version, raw)
     rows = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -29,13 +30,19 @@ _seconds = Histogram(
 )
 _rows = Histogram("tfsoftmax_batch_rows", "Rows in a request that was answered.", ["model"], buckets=_ROWS)
 _version = Gauge("tfsoftmax_served_version", "Version that is served.", ["model"], multiprocess_mode="mostrecent")
-_refused = Counter("tfsoftmax_refused_versions", "Versions that could not be loaded.", ["model"])
+_failed = Counter("tfsoftmax_error_seconds", "Seconds of requests that were answered 4xx or 5xx.", ["model", "verb"])
+_last = Gauge(
+    "tfsoftmax_last_answer_seconds", "Time of the last answer (Unix).", ["model"], multiprocess_mode="mostrecent"
+)
+# each worker looks on its own and finds the same: the largest of those that live, not their sum
+_refused = Gauge("tfsoftmax_refused_versions", "Versions that are refused.", ["model"], multiprocess_mode="livemax")
 
 # looking a child up by its labels costs more than counting
 _request = functools.lru_cache(4096)(lambda model, verb, code: _requests.labels(model, verb, code))
 _error = functools.lru_cache(1024)(_errors.labels)
 _time = functools.lru_cache(1024)(_seconds.labels)
 _batch = functools.lru_cache(1024)(_rows.labels)
+_answered = functools.lru_cache(1024)(_last.labels)
 
 
 def count(model: str, verb: str, status: int, seconds: float | None = None, rows: int = 0) -> None:
@@ -45,8 +52,11 @@ def count(model: str, verb: str, status: int, seconds: float | None = None, rows
         _time(model, verb).observe(seconds)
     if status >= 400:
         _error(model, verb).inc()
+        if seconds is not None:
+            _failed.labels(model, verb).inc(seconds)
     elif rows:
         _batch(model).observe(rows)
+        _answered(model).set(time.time())
 
 
 def served(model: str, version: int) -> None:
@@ -54,15 +64,50 @@ def served(model: str, version: int) -> None:
     _version.labels(model).set(version)
 
 
-def refused(model: str) -> None:
-    """Count a version that could not be loaded."""
-    _refused.labels(model).inc()
+def refused(model: str, versions: int) -> None:
+    """Note how many versions are refused now."""
+    _refused.labels(model).set(versions)
+
+
+def forget(process: int) -> None:
+    """Drop what a worker that has ended said of its present state."""
+    multiprocess.mark_process_dead(process)
+
+
+def totals(model: str) -> dict[str, float]:
+    """What was answered for a model since the start, all verbs and workers together.
+
+    Returns:
+        ``rows``; ``good`` and ``bad`` requests; ``good_seconds`` and ``bad_seconds``; ``last``, the Unix time of the
+        last answer, 0 if there was none.
+    """
+    found = dict.fromkeys(("rows", "good", "bad", "good_seconds", "bad_seconds", "last"), 0.0)
+    for family in _registry().collect():
+        for sample in family.samples:
+            if sample.labels.get("model") != model:
+                continue
+            if sample.name == "tfsoftmax_requests_total":
+                found["good" if sample.labels["code"] < "400" else "bad"] += sample.value
+            elif sample.name == "tfsoftmax_request_seconds_sum":
+                found["good_seconds"] += sample.value
+            elif sample.name == "tfsoftmax_error_seconds_total":
+                found["bad_seconds"] += sample.value
+                found["good_seconds"] -= sample.value
+            elif sample.name == "tfsoftmax_batch_rows_sum":
+                found["rows"] += sample.value
+            elif sample.name == "tfsoftmax_last_answer_seconds":
+                found["last"] = sample.value
+    return found
 
 
 def page() -> tuple[bytes, bytes]:
     """The metrics of all workers in Prometheus's text form, and its content type."""
-    registry = REGISTRY
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        registry = CollectorRegistry()
-        multiprocess.MultiProcessCollector(registry)
-    return generate_latest(registry), CONTENT_TYPE_LATEST.encode()
+    return generate_latest(_registry()), CONTENT_TYPE_LATEST.encode()
+
+
+def _registry() -> CollectorRegistry:
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return REGISTRY
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)
+    return registry

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,9 @@ from tfsoftmax.serving.settings import Settings
 
 log = logging.getLogger("tfsoftmax.serving")
 
-Identity = tuple[tuple[str, int, int], ...]
+BLOCK = 1024  # rows that are computed at once
+
+Identity = tuple[tuple[str, int, int, int], ...]
 
 
 def outputs_of(classes: int) -> list[tuple[str, str, tuple[int, ...]]]:
@@ -50,9 +53,27 @@ class Version(Predictor):
             log.warning("%s: version %s: %s is not in the manifest", name, folder.name, stray)
         super().__init__(folder, threads=1)
         self.name, self.number, self.max_rows = name, int(folder.name), max_rows
-        self.reader = tensors.reader(self.spec.shape, self.spec.dtype, self.spec.input_name, max_rows)
+        self.readers = self._readers()  # the first one for rows of the shape that the model has
         self.reference = Reference.read(folder) if (folder / "reference.npz").exists() else None  # older exports
         self._warm_up()
+
+    def answer(self, raw: np.ndarray, names: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+        """As :meth:`Predictor.answer`, in blocks: ONNX Runtime keeps for good what memory it has ever needed."""
+        if len(raw) <= BLOCK:
+            return super().answer(raw, names)
+        found = [super(Version, self).answer(raw[start : start + BLOCK], names) for start in range(0, len(raw), BLOCK)]
+        return {name: np.concatenate([block[name] for block in found]) for name in found[0]}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name != "readers"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.readers = self._readers()
+
+    def _readers(self) -> list[tensors.Reader]:
+        spec, most = self.spec, self.max_rows
+        return [tensors.reader(shape, spec.shape, spec.dtype, spec.input_name, most) for shape in spec.row_shapes]
 
     def _warm_up(self) -> None:
         """Answer the reference rows, one alone and all together, and compare."""
@@ -64,6 +85,18 @@ class Version(Predictor):
                 raise InputError(f"{str(self.folder)!r} does not answer as its reference rows say; export it again")
 
 
+class Shown(NamedTuple):
+    """What requests see: never changed, but replaced as a whole.
+
+    Attributes:
+        current: name -> the version that answers.
+        states: name -> version number -> (state as TensorFlow Serving calls it, why it is not served).
+    """
+
+    current: dict[str, Version]
+    states: dict[str, dict[int, tuple[str, str]]]
+
+
 class Models:
     """All models by name; :meth:`refresh` follows what is on disk.
 
@@ -71,8 +104,7 @@ class Models:
         settings: names the export folders.
 
     Attributes:
-        current: name -> the version that answers.
-        states: name -> version number -> (state as TensorFlow Serving calls it, why it is not served).
+        shown: the models as they are now.
 
     Raises:
         InputError: a folder that is not an export, two models of one name, or a named export without a version that
@@ -81,22 +113,22 @@ class Models:
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self.current: dict[str, Version] = {}
-        self.states: dict[str, dict[int, tuple[str, str]]] = {}
+        self.shown = Shown({}, {})
+        self._states: dict[str, dict[int, tuple[str, str]]] = {}
         self._identities: dict[str, Identity] = {}
         self._broken: dict[tuple[str, int], Identity] = {}
         for name in self._folders(strict=True):
-            self.states[name] = {}
+            self._states[name] = {}
         self.refresh()
-        for name, states in self.states.items():
-            if name not in self.current:
+        for name, states in self.shown.states.items():
+            if name not in self.shown.current:
                 why = max(states.items())[1][1] if states else "it holds no version"
                 raise InputError(f"model {name!r} cannot be served: {why}")
 
     def get(self, name: str, version: str | None) -> Version:
-        """The version that answers; ``version`` is a number as text. Raises KeyError with the reason."""
-        model = self.current.get(name)
-        if model is None or (version is not None and version.lstrip("0") != str(model.number)):
+        """The version that answers; ``version`` is a number as text, 0 the newest. Raises KeyError with the reason."""
+        model = self.shown.current.get(name)
+        if model is None or (version is not None and version.lstrip("0") not in ("", str(model.number))):
             wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
             raise KeyError(f"Servable not found for request: {wanted}")
         return model
@@ -109,30 +141,37 @@ class Models:
                 self._forget(name, folder)
             except OSError as error:  # a folder that vanishes under our eyes; the next look will tell
                 log.warning("%s: cannot look into %s: %s", name, folder, error)
+            self._show()
+
+    def _show(self, version: Version | None = None) -> None:
+        """Publish the states, and ``version`` as the one of its name that answers."""
+        current = self.shown.current if version is None else {**self.shown.current, version.name: version}
+        self.shown = Shown(current, {name: dict(states) for name, states in self._states.items()})
 
     def _folders(self, strict: bool = False) -> dict[str, Path]:
-        """Model name -> export folder."""
+        """Model name -> export folder: the name as given, whatever it is a link to."""
         found: dict[str, Path] = {}
-        for given in map(Path, self.settings.exports):
-            entries = sorted(given.iterdir()) if given.is_dir() else []
-            exports = [given] if versions(given) else [entry for entry in entries if versions(entry)]
-            if strict and (not exports or (given / "manifest.json").exists()):
-                raise not_a(
-                    EXPORT,
-                    given,
-                    f"there is no export in {str(given)!r}: expected version folders 1, 2, …, or export folders; "
-                    f"`tfsoftmax export RUN --to {given}` makes one",
-                )
-            for folder in exports:
-                name = folder.resolve().name
+        for given in self.settings.exports:
+            try:
+                exports = _exports(given)
+            except (InputError, OSError) as error:
+                if strict:
+                    raise InputError(str(error)) from error
+                continue
+            for name, folder in exports:
                 if strict and name in found:
-                    raise InputError(f"two exports are called {name!r}: {str(found[name])!r} and {str(folder)!r}")
+                    raise InputError(
+                        f"two exports are called {name!r}: {str(found[name])!r} and {str(folder)!r}; "
+                        "give one of them another name: NAME=FOLDER"
+                    )
+                if strict and (":" in name or not name):
+                    raise InputError(f"the model's name {name!r} cannot be part of a path: serve it as NAME=FOLDER")
                 found.setdefault(name, folder)
         return found
 
     def _follow(self, name: str, folder: Path) -> None:
         """Make the newest version that is whole the current one of ``name``."""
-        current, states = self.current.get(name), self.states.setdefault(name, {})
+        current, states = self.shown.current.get(name), self._states.setdefault(name, {})
         numbers = versions(folder)
         for number in reversed(numbers):
             if current is not None and number < current.number and current.number in numbers:
@@ -144,40 +183,72 @@ class Models:
                 continue
             if current is None or number != current.number:
                 states[number] = ("LOADING", "")
+                self._show()
             try:
                 version = Version(name, folder / str(number), self.settings.max_rows)
-            except (TfsoftmaxError, OSError, ValueError, KeyError, TypeError) as error:
+            except Exception as error:  # whatever a version raises is its own fault: the others go on
+                why = str(error) if isinstance(error, TfsoftmaxError) else f"{type(error).__name__}: {error}"
+                why = " ".join(why.split())
                 self._broken[name, number] = identity
                 if current is None or number != current.number:
-                    states[number] = ("END", str(error))
-                metrics.refused(name)
-                log.warning("%s: version %d is refused: %s", name, number, error)
+                    states[number] = ("END", why)
+                log.warning("%s: version %d is refused: %s", name, number, why)
                 continue
             self._switch(version, identity)
             return
 
     def _forget(self, name: str, folder: Path) -> None:
         """Drop what is known of versions that are neither served nor there."""
-        kept = {self.current[name].number if name in self.current else 0, *versions(folder)}
-        self.states[name] = {number: state for number, state in self.states[name].items() if number in kept}
+        kept = {self.shown.current[name].number if name in self.shown.current else 0, *versions(folder)}
+        self._states[name] = {number: state for number, state in self._states[name].items() if number in kept}
         self._broken = {key: value for key, value in self._broken.items() if key[0] != name or key[1] in kept}
+        metrics.refused(name, sum(key[0] == name for key in self._broken))
 
     def _switch(self, version: Version, identity: Identity) -> None:
-        name, states = version.name, self.states[version.name]
-        old = self.current.get(name)
+        name, states = version.name, self._states[version.name]
+        old = self.shown.current.get(name)
         self._identities[name] = identity
-        self.current[name] = version  # from here on new requests see it; those under way keep the old one
+        self._broken.pop((name, version.number), None)
         if old is not None and old.number != version.number:
             states[old.number] = ("END", "")
         states[version.number] = ("AVAILABLE", "")
+        self._show(version)  # from here on new requests see it; those under way keep the old one
         metrics.served(name, version.number)
         log.info("%s: version %d is served%s", name, version.number, f", {old.number} goes" if old else "")
 
 
+def _exports(given: str) -> list[tuple[str, Path]]:
+    """Names and folders of the exports in an argument: one export, a folder of them, or ``NAME=FOLDER``."""
+    name, equals, rest = given.partition("=")
+    if equals and not Path(given).exists():
+        folder = Path(rest)
+        if not name or "/" in name:
+            raise InputError(f"{given!r}: the name before = must be one word without / and :")
+        found = [(name, folder)] if versions(folder) else []
+    else:
+        folder = Path(given)
+        entries = sorted(folder.iterdir()) if folder.is_dir() else []
+        if versions(folder):
+            found = [(Path(os.path.abspath(folder)).name, folder)]
+        else:
+            found = [(entry.name, entry) for entry in entries if versions(entry)]
+    if not found or (folder / "manifest.json").exists():
+        raise not_a(
+            EXPORT,
+            folder,
+            f"there is no export in {str(folder)!r}: expected version folders 1, 2, …, or export folders; "
+            f"`tfsoftmax export RUN --to {folder}` makes one",
+        )
+    return found
+
+
 def _identity(folder: Path) -> Identity:
-    """Changes when a file in the folder does."""
-    found: list[tuple[str, int, int]] = []
+    """Changes when a file in the folder does, or what a link in it points to."""
+    found: list[tuple[str, int, int, int]] = []
     for path in sorted(folder.rglob("*")):
-        status: Any = path.stat()
-        found.append((str(path.relative_to(folder)), status.st_size, status.st_mtime_ns))
+        try:
+            status = path.stat()
+        except OSError:  # a link to nothing
+            status = path.lstat()
+        found.append((str(path.relative_to(folder)), status.st_size, status.st_mtime_ns, status.st_ino))
     return tuple(found)

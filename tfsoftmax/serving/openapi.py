@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 import tfsoftmax
+from tfsoftmax.inputs import PICTURES
 from tfsoftmax.serving.models import Version, outputs_of
 from tfsoftmax.serving.settings import Settings
 from tfsoftmax.serving.tensors import LARGEST
@@ -37,16 +38,23 @@ _PICTURE: Schema = {
 }
 
 
+_STATISTICS: Schema = {"type": "object", "properties": {"model_stats": {"type": "array"}}, "required": ["model_stats"]}
+
+
 def document(models: list[Version], settings: Settings) -> bytes:
     """The document as JSON, for the models as they are now."""
     keyed = bool(settings.api_keys)
     health = {"ready": _object({"ready": _TRUTH}), "live": _object({"live": _TRUTH})}
     server = _object({"name": _TEXT, "version": _TEXT, "extensions": _list(_TEXT)})
+    listed = (401,) if keyed else ()
     paths = {
+        "/v1/models": {"get": _get("Names of the models", _object({"models": _list(_TEXT)}), *listed)},
+        "/v2/models/stats": {"get": _get("Statistics of all models", _STATISTICS, *listed)},
+        "/v2/repository/index": {"post": _index(keyed)},
         "/v2": {"get": _get("Metadata of the server", server)},
         "/v2/health/live": {"get": _get("Whether the process answers", health["live"])},
         "/v2/health/ready": {"get": _get("Whether every model answers", health["ready"], 503)},
-        "/page/models": {"get": _get("Names of the models", _list(_TEXT), *((401,) if keyed else ()))},
+        "/page/models": {"get": _get("Names of the models", _list(_TEXT), *listed)},
     }
     for version in models:
         paths |= _model(version, keyed)
@@ -69,16 +77,16 @@ def document(models: list[Version], settings: Settings) -> bytes:
 
 def _model(version: Version, keyed: bool) -> dict[str, Any]:
     spec, name, size = version.spec, version.spec.input_name, len(version.spec.classes)
-    pictures = spec.dtype == "uint8" and len(spec.shape) in (2, 3) and spec.shape[2:] in ((), (3,))
+    pictures = spec.dtype == "uint8" and len(spec.shape) in (2, 3) and spec.shape[2:] in ((), (1,), (3,))
     element: Schema = {"type": "integer", "minimum": 0, "maximum": 255} if spec.dtype == "uint8" else _FLOAT
     row = _shaped(element, spec.shape)
     b64 = [_object({"b64": _PICTURE})] if pictures else []
     value = {"anyOf": [row, *b64]}
     column = _list(value, 1, version.max_rows)
-    signature = {"signature_name": {"enum": ["serving_default", ""]}}
+    signature = {"signature_name": {"enum": ["serving_default", "", None]}}
     instance = {"anyOf": [row, *b64, _object({name: value})]}
-    rows = _object({"instances": _list(instance, 1, version.max_rows)}, signature)
-    columns = _object({"inputs": {"anyOf": [column, _object({name: column})]}}, signature)
+    rows = _object({"instances": _list(instance, 1, version.max_rows)}, signature, more=True)
+    columns = _object({"inputs": {"anyOf": [column, _object({name: column})]}}, signature, more=True)
     predicted = {key: _tensor(dtype, shape[1:]) for key, dtype, shape in outputs_of(size)}
     prediction = {
         "anyOf": [
@@ -93,7 +101,9 @@ def _model(version: Version, keyed: bool) -> dict[str, Any]:
     ]
     bodies = {"application/json": {"schema": {"anyOf": [rows, columns]}}}
     if pictures:
-        bodies |= {f"image/{kind}": {"schema": {"type": "string", "format": "binary"}} for kind in ("png", "jpeg")}
+        images = {f"image/{kind.lower()}": {"schema": {"type": "string", "format": "binary"}} for kind in PICTURES}
+    else:
+        images = {}
     explanation = _object(
         {
             "class_id": _WHOLE,
@@ -112,11 +122,11 @@ def _model(version: Version, keyed: bool) -> dict[str, Any]:
     explained = _object({"version": _TEXT, "explanations": _list(explanation)})
     features = {name: {"anyOf": [row, _list(element, math.prod(spec.shape), math.prod(spec.shape)), *b64]}}
     whole, partial = _object(features), _object({}, features)
-    signature = {"signature_name": {"enum": ["classify", ""]}}
+    signature = {"signature_name": {"enum": ["classify", "", None]}}
     examples = {
         "anyOf": [  # each example has its features, or the context has them for those that do not
-            _object({"examples": _list(whole, 1, version.max_rows)}, {"context": partial, **signature}),
-            _object({"examples": _list(partial, 1, version.max_rows), "context": whole}, signature),
+            _object({"examples": _list(whole, 1, version.max_rows)}, {"context": partial, **signature}, more=True),
+            _object({"examples": _list(partial, 1, version.max_rows), "context": whole}, signature, more=True),
         ]
     }
     results = _object({"results": _list(_list({"type": "array"}))})
@@ -135,14 +145,18 @@ def _model(version: Version, keyed: bool) -> dict[str, Any]:
     first, second = f"/v1/models/{version.name}", f"/v2/models/{version.name}"
     codes = (404, *((401,) if keyed else ()))
     paths = {
-        f"{first}:predict": {"post": _post("Predict", bodies, prediction, keyed, flags)},
-        f"{first}:explain": {"post": _post("Predict, and say why", bodies, explained, keyed, flags)},
+        f"{first}:predict": {"post": _post("Predict", bodies | images, prediction, keyed, flags)},
+        f"{first}:explain": {"post": _post("Predict, and say why", bodies | images, explained, keyed, flags)},
         f"{first}:classify": {
-            "post": _post("Probabilities by name", {"application/json": {"schema": examples}}, results, keyed, flags)
+            "post": _post(
+                "Probabilities by name", {"application/json": {"schema": examples}} | images, results, keyed, flags
+            )
         },
         first: {"get": _get("States of the versions", _object({"model_version_status": states}), *codes)},
         f"{first}/metadata": {"get": _get("Signatures", {"type": "object"}, *codes)},
         second: {"get": _get("Metadata of the model", told, *codes)},
+        f"{second}/config": {"get": _get("Configuration, as Triton shows it", {"type": "object"}, *codes)},
+        f"{second}/stats": {"get": _get("Statistics, as Triton counts", _STATISTICS, *codes)},
         f"{second}/ready": {"get": _get("Whether it answers", _object({"name": _TEXT, "ready": _TRUTH}), *codes)},
         f"{second}/infer": {"post": _infer(version, element, keyed)},
         f"/page/models/{version.name}": {"get": _get("What the page shows", {"type": "object"}, *codes)},
@@ -156,10 +170,11 @@ def _model(version: Version, keyed: bool) -> dict[str, Any]:
 
 def _infer(version: Version, element: Schema, keyed: bool) -> Schema:
     spec = version.spec
+    null = {"type": "null"}
     free = {"type": ["boolean", "integer", "string", "null"], "maximum": 2**63 - 1, "minimum": -(2**63)}
 
     def parameters(**known: Schema) -> dict[str, Schema]:
-        return {"parameters": {"type": "object", "properties": known, "additionalProperties": free}}
+        return {"parameters": {"type": ["object", "null"], "properties": known, "additionalProperties": free}}
 
     shape = {
         "type": "array",
@@ -177,12 +192,16 @@ def _infer(version: Version, element: Schema, keyed: bool) -> Schema:
             "datatype": {"const": "UINT8" if spec.dtype == "uint8" else "FP32"},
             "data": _list({}, 1),
         },
-        parameters(binary_data_size={"const": None}),
+        parameters(binary_data_size=null, shared_memory_region=null),
+        more=True,
     )
     named = {"name": {"enum": [name for name, _, _ in outputs_of(0)]}}
-    wanted = _object(named, parameters(binary_data=_TRUTH, classification={"const": None}))
-    more = {"id": _TEXT, "outputs": _list(wanted, 0, 4), **parameters(binary_data_output=_TRUTH)}
-    request = _object({"inputs": _list(tensor, 1, 1)}, more)
+    flag = {"type": ["boolean", "null"]}
+    classes = {"type": ["integer", "null"], "minimum": 0, "maximum": 2**62}
+    chosen = parameters(binary_data=flag, classification=classes, shared_memory_region=null)
+    outputs = _list(_object(named, chosen, more=True), 0, 4)
+    optional = {"id": {"type": ["string", "null"]}, "outputs": {"anyOf": [outputs, null]}}
+    request = _object({"inputs": _list(tensor, 1, 1)}, optional | parameters(binary_data_output=flag), more=True)
     output = _object({"name": _TEXT, "datatype": _TEXT, "shape": _list(_WHOLE)}, {"data": _list({}), **parameters()})
     answer = _object({"model_name": _TEXT, "model_version": _TEXT, "outputs": _list(output)}, {"id": _TEXT})
     header = {
@@ -197,12 +216,20 @@ def _infer(version: Version, element: Schema, keyed: bool) -> Schema:
     return operation
 
 
-def _object(required: dict[str, Schema], optional: dict[str, Schema] | None = None) -> Schema:
+def _index(keyed: bool) -> Schema:
+    request = _object({}, {"ready": {"type": ["boolean", "null"]}}, more=True)
+    entry = _object({"name": _TEXT, "version": _TEXT, "state": _TEXT, "reason": _TEXT})
+    operation = _post("Models and versions", {"application/json": {"schema": request}}, _list(entry), keyed, [])
+    operation["requestBody"]["required"] = False
+    return operation
+
+
+def _object(required: dict[str, Schema], optional: dict[str, Schema] | None = None, more: bool = False) -> Schema:
     return {
         "type": "object",
         "properties": {**required, **(optional or {})},
         "required": list(required),
-        "additionalProperties": False,
+        "additionalProperties": more,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -11,42 +11,51 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 import tfsoftmax
 from tfsoftmax.errors import InputError
-from tfsoftmax.serving import tensors
-from tfsoftmax.serving.models import Version, outputs_of
+from tfsoftmax.serving import metrics, tensors
+from tfsoftmax.serving.effort import Effort
+from tfsoftmax.serving.models import Shown, Version, outputs_of
 
 _TYPES = {"uint8": "UINT8", "float32": "FP32", "int64": "INT64", "object": "BYTES"}
+_CONFIG_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32", "int64": "TYPE_INT64", "object": "TYPE_STRING"}
 _Parameters = dict[str, bool | int | float | str | None]
 _Dimension = Annotated[int, Meta(ge=0, le=2**40)]
 
 
-class _Input(Struct, forbid_unknown_fields=True):
+class _Input(Struct):  # keys that are not known are let pass: clients are often newer than servers
     name: str
     shape: Annotated[list[_Dimension], Meta(max_length=16)]
     datatype: str
     data: Raw | UnsetType = UNSET
-    parameters: _Parameters | UnsetType = UNSET
+    parameters: _Parameters | None = None
 
 
-class _Output(Struct, forbid_unknown_fields=True):
+class _Output(Struct):
     name: str
-    parameters: _Parameters | UnsetType = UNSET
+    parameters: _Parameters | None = None
 
 
-class _Request(Struct, forbid_unknown_fields=True):
+class _Request(Struct):
     inputs: Annotated[list[_Input], Meta(min_length=1, max_length=16)]
-    id: str | UnsetType = UNSET
-    outputs: Annotated[list[_Output], Meta(max_length=16)] | UnsetType = UNSET
-    parameters: _Parameters | UnsetType = UNSET
+    id: str | None = None
+    outputs: Annotated[list[_Output], Meta(max_length=16)] | None = None
+    parameters: _Parameters | None = None
+
+
+class _Wanted(NamedTuple):
+    """How an output is asked for."""
+
+    binary: bool
+    classes: int  # of the classification extension: so many of the best classes; 0: the tensor itself
 
 
 _REQUEST = msgspec.json.Decoder(_Request)
+_READY = msgspec.json.Decoder(dict[str, Any])
+EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics"]
 
 
 def server() -> bytes:
     """Metadata of the server."""
-    return msgspec.json.encode(
-        {"name": "tfsoftmax", "version": tfsoftmax.__version__, "extensions": ["binary_tensor_data"]}
-    )
+    return msgspec.json.encode({"name": "tfsoftmax", "version": tfsoftmax.__version__, "extensions": EXTENSIONS})
 
 
 def metadata(version: Version) -> bytes:
@@ -68,16 +77,84 @@ def metadata(version: Version) -> bytes:
     )
 
 
-def infer(body: bytes, version: Version, header_length: bytes | None) -> tuple[bytes, int | None, int]:
+def config(version: Version) -> bytes:
+    """The model's configuration, as Triton shows it: what ``config.pbtxt`` says."""
+    spec, classes = version.spec, len(version.spec.classes)
+    one = {"dims": [1], "reshape": {"shape": []}}
+    many = {"dims": [classes], "label_filename": f"{version.number}/assets/labels.txt"}
+    outputs = [
+        {"name": name, "data_type": _CONFIG_TYPES[dtype], **(many if shape[1:] else one)}
+        for name, dtype, shape in outputs_of(classes)
+    ]
+    given = {"name": spec.input_name, "data_type": _CONFIG_TYPES[spec.dtype], "dims": spec.shape}
+    return msgspec.json.encode(
+        {
+            "name": version.name,
+            "platform": "onnxruntime_onnx",
+            "backend": "onnxruntime",
+            "version_policy": {"latest": {"num_versions": 1}},
+            "max_batch_size": version.max_rows,
+            "input": [given],
+            "output": outputs,
+        }
+    )
+
+
+def statistics(versions: list[Version]) -> bytes:
+    """What was answered so far, as Triton counts it: by any path and, where there are several, by all workers."""
+    nothing = {"count": 0, "ns": 0}
+
+    def one(version: Version) -> dict[str, Any]:
+        total = metrics.totals(version.name)
+        good = {"count": int(total["good"]), "ns": int(total["good_seconds"] * 1e9)}
+        return {
+            "name": version.name,
+            "version": str(version.number),
+            "last_inference": int(total["last"] * 1000),
+            "inference_count": int(total["rows"]),
+            "execution_count": int(total["good"]),
+            "inference_stats": {
+                "success": good,
+                "fail": {"count": int(total["bad"]), "ns": int(total["bad_seconds"] * 1e9)},
+                "queue": nothing,
+                "compute_input": nothing,
+                "compute_infer": good,
+                "compute_output": nothing,
+                "cache_hit": nothing,
+                "cache_miss": nothing,
+            },
+            "batch_stats": [],
+            "memory_usage": [],
+        }
+
+    return msgspec.json.encode({"model_stats": [one(version) for version in versions]})
+
+
+def index(body: bytes, shown: Shown) -> bytes:
+    """The models and their versions; with ``{"ready": true}`` those alone that answer."""
+    ready = False
+    if body.strip():
+        ready = _flag(tensors.decode(_READY, body), "ready", False)
+    words = {"AVAILABLE": "READY", "LOADING": "LOADING"}
+    found = [
+        {"name": name, "version": str(number), "state": words.get(state, "UNAVAILABLE"), "reason": why}
+        for name, states in sorted(shown.states.items())
+        for number, (state, why) in sorted(states.items())
+    ]
+    return msgspec.json.encode([entry for entry in found if not ready or entry["state"] == "READY"])
+
+
+def infer(body: bytes, version: Version, header_length: bytes | None, effort: Effort) -> tuple[bytes, int, int | None]:
     """Answer an inference request.
 
     Args:
         body: JSON, or JSON and tensors after it.
         version: the model.
         header_length: value of ``Inference-Header-Content-Length``; ``None``: all is JSON.
+        effort: what is left to the request.
 
     Returns:
-        The answer; the length of its JSON part if tensors follow, else ``None``; the number of rows.
+        The answer; the number of rows; the length of its JSON part if tensors follow, else ``None``.
 
     Raises:
         InputError: the request does not fit.
@@ -93,10 +170,14 @@ def infer(body: bytes, version: Version, header_length: bytes | None) -> tuple[b
     tensors.refuse_repeated_keys(head, _keys(request))
     raw = _raw(request, tail, version)
     wanted = _wanted(request, version)
+    effort.answer(
+        len(raw)
+        * sum(math.prod(shape[1:]) for name, _, shape in outputs_of(len(version.spec.classes)) if name in wanted)
+    )
     found = version.answer(raw, tuple(wanted))
     outputs, parts = [], []
-    for name, binary in wanted.items():
-        value = found[name]
+    for name, (binary, classes) in wanted.items():
+        value = _best(found[name], classes, version.spec.classes) if classes else found[name]
         output: dict[str, Any] = {"name": name, "datatype": _TYPES[value.dtype.name], "shape": value.shape}
         if not binary:
             output["data"] = value.ravel().tolist()
@@ -106,72 +187,98 @@ def infer(body: bytes, version: Version, header_length: bytes | None) -> tuple[b
             parts.append(part)
         outputs.append(output)
     answer: dict[str, Any] = {"model_name": version.name, "model_version": str(version.number), "outputs": outputs}
-    if request.id is not UNSET:
+    if request.id is not None:
         answer["id"] = request.id
     head = msgspec.json.encode(answer)
-    return (b"".join([head, *parts]), len(head), len(raw)) if parts else (head, None, len(raw))
+    return (b"".join([head, *parts]), len(raw), len(head)) if parts else (head, len(raw), None)
+
+
+def _best(values: np.ndarray, count: int, names: tuple[str, ...]) -> np.ndarray:
+    """The classification extension: of each row the best classes, best first, each as ``value:index:name``."""
+    order = np.argsort(-values, axis=1, kind="stable")[:, :count]
+    rows = [[f"{row[k]:f}:{k}:{names[k]}" for k in best] for row, best in zip(values, order, strict=True)]
+    return np.array(rows, object).reshape(order.shape)
 
 
 def _keys(request: _Request) -> int:
     """Keys in the request, all objects together."""
-    keys = sum(getattr(request, name) is not UNSET for name in request.__struct_fields__)
+    keys = _known(request)
     for item in [*request.inputs, *(request.outputs or ())]:
-        keys += sum(getattr(item, name) is not UNSET for name in item.__struct_fields__) + len(item.parameters or ())
+        keys += _known(item) + len(item.parameters or ())
     return keys + len(request.parameters or ())
 
 
+def _known(item: Struct) -> int:
+    return sum(getattr(item, name) is not None and getattr(item, name) is not UNSET for name in item.__struct_fields__)
+
+
 def _raw(request: _Request, tail: bytes, version: Version) -> np.ndarray:
-    spec, reader = version.spec, version.reader
+    spec = version.spec
     for item in request.inputs:
         if item.name != spec.input_name:
             raise InputError(f"unexpected inference input {item.name!r} for model {version.name!r}")
     if len(request.inputs) > 1:
         raise InputError(f"inference input {spec.input_name!r} is there {len(request.inputs)} times")
     (item,) = request.inputs
+    _no_shared_memory("input", item)
     shape = tuple(item.shape)
     if item.datatype != _TYPES[spec.dtype]:
         raise InputError(f"input {item.name!r} has datatype {item.datatype!r}, expected {_TYPES[spec.dtype]}")
-    if shape[1:] != spec.shape or not 1 <= (shape or (0,))[0] <= version.max_rows:
+    fitting = [reader for reader in version.readers if reader.shape == shape[1:]]
+    if not fitting or not 1 <= (shape or (0,))[0] <= version.max_rows:
         raise InputError(
             f"input {item.name!r} has shape {list(shape)}, expected [n, {', '.join(map(str, spec.shape))}] "
             f"with n from 1 to {version.max_rows}"
         )
+    reader, given = fitting[0], tensors.given(item.data)
     size = (item.parameters or {}).get("binary_data_size")
     if size is None:
-        if item.data is UNSET or tail:
+        if not given or tail:
             raise InputError(f"input {item.name!r} needs data, or parameters.binary_data_size and bytes after the JSON")
-        return reader.data(item.data, shape)
+        return reader.data(item.data, shape[0])
     wanted = math.prod(shape) * np.dtype(spec.dtype).itemsize
-    if item.data is not UNSET:
+    if given:
         raise InputError(f"input {item.name!r} has data and binary_data_size: give one of the two")
     if isinstance(size, bool) or size != wanted or len(tail) != wanted:
         raise InputError(
             f"input {item.name!r} of shape {list(shape)} takes {wanted} bytes; "
             f"binary_data_size is {size} and {len(tail)} bytes follow the JSON"
         )
-    return reader.finite(np.frombuffer(tail, np.dtype(spec.dtype).newbyteorder("<")).reshape(shape))
+    values = np.frombuffer(tail, np.dtype(spec.dtype).newbyteorder("<")).reshape(shape[0], *spec.shape)
+    return reader.finite(values)
 
 
-def _wanted(request: _Request, version: Version) -> dict[str, bool]:
-    """Output name -> whether in binary, in the order of the request."""
+def _no_shared_memory(kind: str, item: _Input | _Output) -> None:
+    """Raise InputError where a tensor is elsewhere than in the request or the answer."""
+    if (item.parameters or {}).get("shared_memory_region") is not None:
+        raise InputError(f"{kind} {item.name!r} names a shared_memory_region: this server shares no memory, send data")
+
+
+def _wanted(request: _Request, version: Version) -> dict[str, _Wanted]:
+    """Output name -> how it is asked for, in the order of the request."""
     everywhere = _flag(request.parameters, "binary_data_output", False)
-    known = [name for name, _, _ in outputs_of(len(version.spec.classes))]
+    shapes = {name: shape for name, _, shape in outputs_of(len(version.spec.classes))}
     if not request.outputs:
-        return dict.fromkeys(known, everywhere)
-    wanted: dict[str, bool] = {}
+        return dict.fromkeys(shapes, _Wanted(everywhere, 0))
+    wanted: dict[str, _Wanted] = {}
     for output in request.outputs:
-        if output.name not in known:
-            raise InputError(f"unexpected inference output {output.name!r}; there are {', '.join(known)}")
+        if output.name not in shapes:
+            raise InputError(f"unexpected inference output {output.name!r}; there are {', '.join(shapes)}")
         if output.name in wanted:
             raise InputError(f"inference output {output.name!r} is asked for twice")
-        if (output.parameters or {}).get("classification"):
-            raise InputError("the classification extension is not supported; ask for probabilities and label")
-        wanted[output.name] = _flag(output.parameters, "binary_data", everywhere)
+        _no_shared_memory("output", output)
+        classes = (output.parameters or {}).get("classification") or 0
+        if not isinstance(classes, int) or isinstance(classes, bool) or classes < 0:
+            raise InputError(f"parameter 'classification' must be a number of classes, got {classes!r}")
+        if classes and len(shapes[output.name]) == 1:
+            raise InputError(f"output {output.name!r} has one value a row: ask for the classification of probabilities")
+        wanted[output.name] = _Wanted(_flag(output.parameters, "binary_data", everywhere), classes)
     return wanted
 
 
-def _flag(parameters: _Parameters | UnsetType, name: str, default: bool) -> bool:
-    value = (parameters or {}).get(name, default)
+def _flag(parameters: dict[str, Any] | None, name: str, default: bool) -> bool:
+    value = (parameters or {}).get(name)
+    value = default if value is None else value
     if not isinstance(value, bool):
         raise InputError(f"parameter {name!r} must be true or false, got {value!r}")
     return value

@@ -1,4 +1,4 @@
-"""The server's processes: the socket, uvicorn, workers, and what malformed HTTP is answered."""
+"""The server's processes: the socket, uvicorn, workers, signals."""
 
 from __future__ import annotations
 
@@ -18,107 +18,22 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from tfsoftmax._machine import cpu_count
 from tfsoftmax.errors import InputError
+from tfsoftmax.serving import metrics
+from tfsoftmax.serving.protocol import Protocol
 from tfsoftmax.serving.settings import Settings
-from tfsoftmax.serving.wire import Reply
 
-MAX_HEADERS = 64 * 1024  # bytes of the head of one request
 STOP = (signal.SIGTERM, signal.SIGINT)
-LINGER = 0.5  # seconds that an idle connection has left for one more request once the server is told to stop
-
-
-class Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP with JSON errors, limits on the head of a request, and a shutdown that drops no request."""
-
-    def __init__(self, config: uvicorn.Config, **options: Any):
-        super().__init__(config, **options)
-        self.head_timeout: float = config.head_timeout
-        self._head = 0  # bytes of a head that is not complete
-        self._stopping = self._refused = False
-        self._timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        """A new connection: its first head has to come in time."""
-        super().connection_made(transport)
-        self._timer = self.loop.call_later(self.head_timeout, self._too_slow)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The end."""
-        self._stop_timer()
-        super().connection_lost(exc)
-
-    def on_message_begin(self) -> None:
-        """A request begins."""
-        super().on_message_begin()
-        self._head = 1
-
-    def on_headers_complete(self) -> None:
-        """Its head is there."""
-        self._head = 0
-        self._stop_timer()
-        super().on_headers_complete()
-        if self._stopping:
-            self.cycle.keep_alive = False
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes: parse them, and see to the limits of a head."""
-        if self._refused:
-            return
-        before = self._head
-        super().data_received(data)
-        if self._head:
-            self._head = before + len(data)
-            if self._head > MAX_HEADERS:
-                self._refuse(431, f"the head of the request is larger than {MAX_HEADERS} bytes")
-            elif self._timer is None:
-                self._timer = self.loop.call_later(self.head_timeout, self._too_slow)
-
-    def send_400_response(self, msg: str) -> None:
-        """What is not HTTP."""
-        self._refuse(400, msg)
-
-    def shutdown(self) -> None:
-        """The server stops: the answer under way or the next one is the last; an idle connection lingers shortly."""
-        self._stopping = True
-        if self.cycle is None or self.cycle.response_complete:
-            self.loop.call_later(LINGER, super().shutdown)
-        else:
-            self.cycle.keep_alive = False
-
-    def _too_slow(self) -> None:
-        self._timer = None
-        if self._head:
-            self._refuse(408, f"the head of the request did not arrive within {self.head_timeout:g} s")
-        else:
-            self.transport.close()
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _refuse(self, status: int, text: str) -> None:
-        """Answer, and read on for a moment: a connection that is closed on unread bytes loses the answer."""
-        self._head, self._refused = 0, True
-        self._stop_timer()
-        if self.transport.is_closing():
-            return
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            content = Reply.error(status, text).content
-            head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(content)
-            self.transport.write(STATUS_LINE[status] + head + content)
-            self.transport.write_eof()
-        if self.cycle is not None:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-        self.loop.call_later(LINGER, self.transport.close)
+log = logging.getLogger("tfsoftmax.serving")
 
 
 class Server(uvicorn.Server):
@@ -148,23 +63,41 @@ def run(settings: Settings, host: str, port: int, workers: int) -> None:
         InputError: nothing there that can be served, or the address cannot be listened on.
     """
     with contextlib.ExitStack() as stack:
-        if workers > 1:  # before the metrics are imported, here and in the workers
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(
-                tempfile.TemporaryDirectory(prefix="tfsoftmax-")
-            )
-        app = application(settings)  # what cannot be served is told here, before anything listens
-        listener = stack.enter_context(_listen(host, port))
+        listener = stack.enter_context(_bind(host, port))  # a port that is taken is reported before anything is loaded
+        app = application(settings)  # what cannot be served is reported before anything listens
+        _listen(listener, host, port)
         address = listener.getsockname()
         name = f"[{address[0]}]" if ":" in address[0] else address[0]
-        print(f"serving on http://{name}:{address[1]}", file=sys.stderr, flush=True)
+
+        def begun() -> None:
+            print(f"serving on http://{name}:{address[1]}", file=sys.stderr, flush=True)
+
         if workers == 1:
-            _serve(app, settings, listener)
+            _serve(app, settings, listener, begun)
+            return
+        del app
+        if cpu_count() < workers:
+            log.warning("%d workers share %d processors", workers, cpu_count())
+        # set for the workers alone: what this process has counted while it looked at the exports is theirs to count
+        if folder := _metrics_folder(stack):
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         else:
-            _supervise(settings, listener, workers)
+            log.warning("no temporary folder can be written: /metrics shows the figures of the worker that answers")
+        _supervise(settings, listener, workers, begun)
 
 
-def _serve(app: ASGIApp, settings: Settings, listener: socket.socket) -> None:
-    """Serve in this process until a signal."""
+def _metrics_folder(stack: contextlib.ExitStack) -> str | None:
+    """A folder where workers add their figures up; None where nothing can be written."""
+    for place in (None, "/dev/shm"):
+        with contextlib.suppress(OSError):
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tfsoftmax-", dir=place))
+            Path(folder, "probe").write_bytes(b"0")
+            return folder
+    return None
+
+
+def _serve(app: ASGIApp, settings: Settings, listener: socket.socket, begun: Callable[[], None] = lambda: None) -> None:
+    """Serve in this process until a signal; ``begun`` is called once none can be missed."""
     config = uvicorn.Config(
         app,
         http=Protocol,
@@ -180,10 +113,16 @@ def _serve(app: ASGIApp, settings: Settings, listener: socket.socket) -> None:
         timeout_graceful_shutdown=math.ceil(settings.timeout),
     )
     config.head_timeout = settings.timeout
-    for number in STOP:  # uvicorn raises them again once it has drained
-        signal.signal(number, lambda *_: None)
+    server = Server(config)
+
+    def stop(*_: Any) -> None:
+        server.should_exit = True
+
+    for number in STOP:  # until uvicorn's own handlers are there, and after: it raises them again once it has drained
+        signal.signal(number, stop)
+    begun()
     listener.setblocking(False)
-    Server(config).run([listener])
+    server.run([listener])
 
 
 def _work(settings: Settings, listener: socket.socket) -> None:
@@ -197,12 +136,13 @@ def _work(settings: Settings, listener: socket.socket) -> None:
     _serve(application(settings), settings, listener)
 
 
-def _supervise(settings: Settings, listener: socket.socket, count: int) -> None:
+def _supervise(settings: Settings, listener: socket.socket, count: int, begun: Callable[[], None]) -> None:
     """Keep so many workers on one socket; a worker that dies is replaced."""
     context = multiprocessing.get_context("spawn")
     woken, wake = context.Pipe(duplex=False)
     for number in STOP:
         signal.signal(number, lambda *_: wake.send(None))
+    begun()
 
     def start() -> BaseProcess:
         worker = context.Process(target=_work, args=(settings, listener))
@@ -214,7 +154,9 @@ def _supervise(settings: Settings, listener: socket.socket, count: int) -> None:
         for i, worker in enumerate(running):
             if worker.sentinel in done:
                 worker.join()
-                logging.getLogger("tfsoftmax.serving").error("a worker ended (%s); another begins", worker.exitcode)
+                if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+                    metrics.forget(worker.pid)
+                log.error("a worker ended (%s); another begins", worker.exitcode)
                 time.sleep(0.5)  # one that cannot start must not be started without pause
                 running[i] = start()
     listener.close()  # the workers take what waits in it
@@ -228,7 +170,6 @@ def application(settings: Settings) -> ASGIApp:
     """The app in this process, and its log on standard error."""
     from tfsoftmax.serving.app import create_app
 
-    log = logging.getLogger("tfsoftmax.serving")
     if not log.handlers:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
@@ -251,10 +192,27 @@ def is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(found[4][0].partition("%")[0]).is_loopback for found in addresses(host, 0))
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int) -> socket.socket:
+    """A socket that has the address and does not listen yet."""
     family, _, _, _, address = addresses(host, port)[0]
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        return socket.create_server(address[:2], family=family, backlog=2048)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address[:2])
     except OSError as error:
-        text = f"cannot listen on {host}:{port}: {error.strerror}; name another one with --port"
-        raise InputError(text) from error
+        listener.close()
+        raise _taken(host, port, error) from error
+    return listener
+
+
+def _listen(listener: socket.socket, host: str, port: int) -> None:
+    try:
+        listener.listen(2048)
+    except OSError as error:
+        raise _taken(host, port, error) from error
+
+
+def _taken(host: str, port: int, error: OSError) -> InputError:
+    return InputError(f"cannot listen on {host}:{port}: {error.strerror}; name another one with --port")

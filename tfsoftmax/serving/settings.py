@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 from tfsoftmax._checks import number
 from tfsoftmax.errors import InputError
@@ -18,27 +20,36 @@ class Settings:
     """What the app serves, and within which limits.
 
     Args:
-        exports: export folders, or folders of export folders.
+        exports: export folders, or folders of export folders; ``NAME=FOLDER`` serves one export under another name.
         max_body: largest request body in bytes, counted after decompression.
         max_rows: most rows in one request.
         timeout: seconds for a whole request; a body that is slower is answered 408, a computation 504.
         api_keys: keys of which ``Authorization: Bearer KEY`` must name one; none: no key is asked for.
         access_log: print one JSON object a request on standard output.
+        allow_origins: origins whose pages browsers let ask (CORS), ``*`` for all; none: those of this server alone.
     """
 
     exports: tuple[str, ...]
     max_body: int = 64 * 2**20
     max_rows: int = 16_384
     timeout: float = 30.0
-    api_keys: tuple[str, ...] = ()
+    api_keys: tuple[str, ...] = dataclasses.field(default=(), repr=False)
     access_log: bool = False
+    allow_origins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("exports", "api_keys", "allow_origins"):
+            object.__setattr__(self, name, _texts(name, getattr(self, name)))
         if not self.exports:
             raise InputError("nothing to serve: name an export folder, or a folder of them")
         number("--max-body", self.max_body, 1, whole=True)
         number("--max-rows", self.max_rows, 1, whole=True)
         number("--timeout", self.timeout, 0, open_low=True)
+        if not isinstance(self.access_log, bool):
+            raise InputError(f"access_log must be true or false, got {self.access_log!r}")
+        for origin in self.allow_origins:
+            if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
+                raise InputError(f"--allow-origin {origin!r} is no origin: expected https://HOST[:PORT], or * for all")
 
     @classmethod
     def from_environment(cls) -> Settings:
@@ -49,10 +60,17 @@ class Settings:
         if not text.startswith("{"):
             return cls((text,))
         try:
-            values = json.loads(text)
-            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+            return cls(**json.loads(text))
         except (ValueError, TypeError) as error:
             raise InputError(f"{VARIABLE} holds no settings: {error}") from error
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    """A list of strings, or one alone."""
+    found = (value,) if isinstance(value, str) else value
+    if not isinstance(found, (list, tuple)) or not all(isinstance(item, str) and item for item in found):
+        raise InputError(f"{name} must be a string or a list of strings, got {type(value).__name__}")
+    return tuple(found)
 
 
 def read_keys(path: Path) -> tuple[str, ...]:

@@ -2,46 +2,28 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import functools
-import io
 import json
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from tfsoftmax import inputs
 from tfsoftmax.errors import InputError
-from tfsoftmax.spec import ModelSpec
 
 LARGEST = float(np.finfo(np.float32).max)
-MAX_PIXELS = 32_000_000  # of a picture; more would take long and much memory to decode
+_NOT_FINITE = re.compile(rb"-?(?:NaN|Infinity)\b")
 
 
 class Picture(Struct, forbid_unknown_fields=True):
     """``{"b64": …}``: a picture file in base64."""
 
     b64: str
-
-
-class Convert(NamedTuple):
-    """What the request says of its pictures.
-
-    Attributes:
-        fit: convert another colour mode or size, as ``tfsoftmax predict --fit`` does.
-        invert: turn light to dark and dark to light.
-        whole: the body itself is a picture, not JSON.
-    """
-
-    fit: bool = False
-    invert: bool = False
-    whole: bool = False
 
 
 class Example(Struct, forbid_unknown_fields=True):
@@ -51,40 +33,51 @@ class Example(Struct, forbid_unknown_fields=True):
 class Reader:
     """Decoders for the rows of one kind of model; :func:`reader` keeps them.
 
+    Args:
+        shape: of one row in requests, one of ``spec.row_shapes``.
+        target: of one row of the arrays: ``spec.shape``.
+        dtype: ``uint8`` or ``float32``.
+        name: of the input.
+        max_rows: most rows in one request.
+
     Attributes:
         predict: of the body of ``:predict`` and ``:explain``; ``classify``: of that of ``:classify``.
+        instance: of one item of ``instances``; ``value``: of one of ``inputs``.
         size: elements of one row.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: str, name: str, max_rows: int):
-        self.shape, self.dtype, self.name, self.size = shape, np.dtype(dtype), name, math.prod(shape)
+    def __init__(self, shape: tuple[int, ...], target: tuple[int, ...], dtype: str, name: str, max_rows: int):
+        self.shape, self.target, self.dtype, self.name = shape, target, np.dtype(dtype), name
+        self.size = math.prod(shape)
         element: Any = Annotated[int, Meta(ge=0, le=255)] if dtype == "uint8" else float
         some = Meta(min_length=1, max_length=max_rows)
         row: Any = element
         for size in reversed(shape):
             row = Annotated[list[row], Meta(min_length=size, max_length=size)]
-        optional = functools.partial(_optional, forbid_unknown_fields=True)
-        named = optional("Named", {name: row | Picture, "b64": str}, base=Example)
+        # an instance's keys are the names of inputs: one that is not known is a mistake; others are let pass
+        named = _optional("Named", {name: row | Picture, "b64": str}, base=Example, forbid_unknown_fields=True)
         column = Annotated[list[row | Picture], some]
         columns = msgspec.defstruct("Columns", [(name, column)], forbid_unknown_fields=True)
         instances = Annotated[list[row | named], some]
-        predict = optional("Predict", {"instances": instances, "inputs": column | columns, "signature_name": str})
-        example = optional("Example", {name: Raw})
+        predict = _optional("Predict", {"instances": instances, "inputs": column | columns, "signature_name": str})
+        example = msgspec.defstruct("Example", [(name, Raw | UnsetType, UNSET)], forbid_unknown_fields=True)
         examples = {"examples": Annotated[list[example], some], "context": example, "signature_name": str}
         self.predict = msgspec.json.Decoder(predict)
-        self.classify = msgspec.json.Decoder(optional("Classify", examples))
+        self.classify = msgspec.json.Decoder(_optional("Classify", examples))
+        self.instance = msgspec.json.Decoder(row | named)
+        self.value = msgspec.json.Decoder(row | Picture)
         self._row = msgspec.json.Decoder(row)
-        self._rows = msgspec.json.Decoder(Annotated[list[row], some])
+        self._each = msgspec.json.Decoder(Annotated[list[Raw], some])
         self._flat = msgspec.json.Decoder(Annotated[list[element], Meta(max_length=max_rows * self.size)])
 
     def array(self, rows: Sequence[Any]) -> np.ndarray:
-        """Nested lists that a decoder has passed, or arrays of single pictures, as ``(n, *shape)``."""
+        """Nested lists that a decoder has passed as ``(n, *target)``."""
         values: Any = rows
         for _ in self.shape[1:]:
             values = chain.from_iterable(values)
         if self.dtype == np.uint8:
-            return np.frombuffer(b"".join(map(bytes, values)), np.uint8).reshape(-1, *self.shape)
-        return self.finite(np.array(list(values), np.float64)).reshape(-1, *self.shape)
+            return np.frombuffer(b"".join(map(bytes, values)), np.uint8).reshape(-1, *self.target)
+        return self.finite(np.array(list(values), np.float64)).reshape(-1, *self.target)
 
     def finite(self, values: np.ndarray) -> np.ndarray:
         """As this model's dtype; InputError where a number is not finite in float32."""
@@ -94,26 +87,28 @@ class Reader:
             raise InputError(f"{self.name} must hold finite numbers within float32's range")
         return values.astype(np.float32, copy=False)
 
-    def value(self, raw: Raw, spec: ModelSpec, convert: Convert) -> np.ndarray:
-        """One row that is a picture, nested lists, or one flat list: as ``(1, *shape)``."""
-        text = bytes(raw)
-        if text.startswith(b"{"):
-            return picture(decode(_PICTURE, text).b64, spec, convert)[None]
-        if len(self.shape) > 1 and text[1:].lstrip().startswith(b"["):
+    def row(self, text: Raw) -> np.ndarray:
+        """One row that is nested lists, or one flat list, as ``(1, *target)``."""
+        if len(self.shape) > 1 and _is_nested(text):
             return self.array([decode(self._row, text)])
-        return self._from_flat(text, (1, *self.shape))
+        return self._from_flat(text, (1, *self.target))
 
-    def data(self, raw: Raw, shape: tuple[int, ...]) -> np.ndarray:
-        """``data`` of the Open Inference Protocol, flat or nested, as an array of ``shape``."""
-        text = bytes(raw)
-        if not text[1:].lstrip().startswith(b"["):
-            return self._from_flat(text, shape)
-        array = self.array(decode(self._rows, text))
-        if array.shape != shape:
-            raise InputError(f"data has shape {list(array.shape)} and shape says {list(shape)}")
+    def data(self, text: Raw, count: int) -> np.ndarray:
+        """``data`` of the Open Inference Protocol, flat or nested, as ``(count, *target)``."""
+        if not _is_nested(text):
+            return self._from_flat(text, (count, *self.target))
+        array = np.concatenate([self.array([row]) for row in self.one_by_one(text, self._row, "data")])
+        if len(array) != count:
+            said, found = [count, *self.shape], [len(array), *self.shape]
+            raise InputError(f"data has shape {found} and shape says {said}")
         return array
 
-    def _from_flat(self, text: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    def one_by_one(self, rows: Raw, decoder: msgspec.json.Decoder, place: str) -> Iterator[Any]:
+        """Decode the items of a list; ``place`` is where the list stands, for errors."""
+        for i, text in enumerate(decode(self._each, rows, place)):
+            yield decode(decoder, text, f"{place}[{i}]")
+
+    def _from_flat(self, text: Raw, shape: tuple[int, ...]) -> np.ndarray:
         values = decode(self._flat, text)
         if len(values) != math.prod(shape):
             raise InputError(f"{len(values)} values cannot have shape {list(shape)}")
@@ -122,23 +117,66 @@ class Reader:
         return self.finite(np.array(values, np.float64)).reshape(shape)
 
 
+class Outline(Struct):
+    """A large body of ``:predict``, whose rows are decoded one by one: all lists together take ten times the array."""
+
+    instances: Raw | UnsetType = UNSET
+    inputs: Raw | UnsetType = UNSET
+    signature_name: str | None = None
+
+
+OUTLINE = msgspec.json.Decoder(Outline)
 _PICTURE = msgspec.json.Decoder(Picture)
 reader = functools.lru_cache(64)(Reader)
 
 
 def _optional(name: str, fields: dict[str, Any], base: type[Struct] = Struct, **options: Any) -> type[Struct]:
-    return msgspec.defstruct(
-        name, [(key, kind | UnsetType, UNSET) for key, kind in fields.items()], bases=(base,), **options
-    )
+    """A type whose fields may be absent or null, which is the same."""
+    return msgspec.defstruct(name, [(key, kind | None, None) for key, kind in fields.items()], bases=(base,), **options)
 
 
-def decode(decoder: msgspec.json.Decoder, body: bytes) -> Any:
-    """Decode JSON by type; InputError says where it does not fit."""
+def first_that_fits(readers: Sequence[Reader], read: Callable[[Reader], Any]) -> tuple[Reader, Any]:
+    """The reader of a model whose shape a request has, and what it reads. Raises InputError, that of the first."""
+    errors = []
+    for one in readers:
+        try:
+            return one, read(one)
+        except InputError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def example(raw: Raw, readers: Sequence[Reader]) -> np.ndarray | str:
+    """One feature of ``:classify``: a row ``(1, *target)``, or a picture in base64."""
+    if bytes(memoryview(raw)[:1]) == b"{":
+        return decode(_PICTURE, raw).b64
+    return first_that_fits(readers, lambda reader: reader.row(raw))[1]
+
+
+def _is_nested(text: Raw) -> bool:
+    return bytes(memoryview(text)[1:64]).lstrip().startswith(b"[")
+
+
+def given(raw: Raw | UnsetType) -> bool:
+    """Whether a field is there, and not null."""
+    return raw is not UNSET and bytes(memoryview(raw)[:4]) != b"null"
+
+
+def decode(decoder: msgspec.json.Decoder, body: bytes | Raw, place: str = "") -> Any:
+    """Decode JSON by type; InputError says where it does not fit, in a part of the body at ``place``."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise InputError(str(error)) from error
+        text = str(error)
+        if place:
+            text = text.replace("`$", f"`$.{place}") if "`$" in text else f"{text} - at `$.{place}`"
+        raise InputError(text) from error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        place = re.search(r"\(byte (\d+)\)", str(error))
+        at = int(place[1]) if place else 0
+        if number := _NOT_FINITE.match(body, max(0, at - 1)) or _NOT_FINITE.match(body, at):
+            text = f"{number[0].decode()} at byte {number.start()} is no number of JSON: finite numbers are expected"
+            raise InputError(text) from error
         raise InputError(f"the body is not JSON: {error}") from error
 
 
@@ -149,8 +187,14 @@ def refuse_repeated_keys(body: bytes, keys: int) -> None:
         body: JSON that a decoder has read.
         keys: how many keys the decoded value has. As many colons: no key was there twice (or a text has a colon).
     """
-    if body.count(b":") != keys:
-        json.loads(body, object_pairs_hook=_unique, parse_int=len)  # the numbers do not matter here
+    if body.count(b":") == keys:
+        return
+    try:  # decoders pass over the text of what is not asked for, so that it may be anything
+        json.loads(body.decode(), object_pairs_hook=_unique, parse_int=len, parse_float=len)
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the body is not JSON: {error}") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -159,21 +203,3 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise InputError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
     return found
-
-
-def picture(content: bytes | str, spec: ModelSpec, convert: Convert) -> np.ndarray:
-    """A picture file (a text: in base64) as one row of ``spec.shape``. Raises InputError."""
-    if isinstance(content, str):
-        try:
-            content = base64.b64decode(content, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise InputError(f"b64 is not base64: {error}") from error
-    array = inputs.picture(
-        io.BytesIO(content),
-        spec,
-        convert.fit,
-        "the picture",
-        advice="?fit=true",
-        most=MAX_PIXELS,
-    )
-    return 255 - array if convert.invert else array

@@ -6,18 +6,28 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from msgspec import UNSET, Struct
+from msgspec import Raw, Struct
 
 from tfsoftmax.errors import InputError
-from tfsoftmax.serving import tensors
+from tfsoftmax.serving import pictures, tensors
+from tfsoftmax.serving.effort import Effort
 from tfsoftmax.serving.models import Version, outputs_of
+from tfsoftmax.serving.pictures import Convert
 
+LARGE = 2**20  # bytes of a body from which its rows are decoded one by one
+_COLUMNS = msgspec.json.Decoder(dict[str, Raw])
+_ONE_OF = "give one of instances (rows) and inputs (columns)"
 _TYPES = {"uint8": "DT_UINT8", "float32": "DT_FLOAT", "int64": "DT_INT64", "object": "DT_STRING"}
 
 
-def predict(body: bytes, version: Version, convert: tensors.Convert) -> tuple[bytes, int]:
-    """Answer the body of ``:predict``; gives the JSON and the number of rows."""
-    by_row, raw = read(body, version, convert)
+def predict(body: bytes, version: Version, convert: Convert, effort: Effort) -> tuple[bytes, int]:
+    """Answer the body of ``:predict``.
+
+    Returns:
+        The JSON and the number of rows.
+    """
+    by_row, raw = read(body, version, convert, effort)
+    effort.answer(len(raw) * (2 * len(version.spec.classes) + 2))
     found = version.answer(raw, ("logits", "probabilities", "class_id"))
     logits, probabilities, class_id = (found[name].tolist() for name in ("logits", "probabilities", "class_id"))
     labels = [version.spec.classes[k] for k in class_id]
@@ -30,25 +40,62 @@ def predict(body: bytes, version: Version, convert: tensors.Convert) -> tuple[by
     return msgspec.json.encode(answer), len(raw)
 
 
-def read(body: bytes, version: Version, convert: tensors.Convert) -> tuple[bool, np.ndarray]:
+def read(body: bytes, version: Version, convert: Convert, effort: Effort) -> tuple[bool, np.ndarray]:
     """The rows of a ``:predict`` body, and whether they came as ``instances``."""
-    if convert.whole:
-        return True, tensors.picture(body, version.spec, convert)[None]
-    request = tensors.decode(version.reader.predict, body)
-    by_row = request.instances is not UNSET
-    if by_row == (request.inputs is not UNSET):
-        raise InputError("give one of instances (rows) and inputs (columns)" + (", not both" if by_row else ""))
+    if (files := pictures.in_body(body, convert.kind)) is not None:
+        return True, _pictures(files, version, convert, effort)
+    if len(body) > LARGE:
+        return _read_large(body, version, convert, effort)
+    reader, request = tensors.first_that_fits(version.readers, lambda one: tensors.decode(one.predict, body))
+    by_row = request.instances is not None
+    if by_row == (request.inputs is not None):
+        raise InputError(_ONE_OF + (", not both" if by_row else ""))
     _signature(request, "serving_default")
     rows: Any = request.instances if by_row else request.inputs
-    keys = 1 + (request.signature_name is not UNSET)
+    keys = 1 + (request.signature_name is not None)
     if type(rows) is not list:  # columns by name
-        rows = getattr(rows, version.reader.name)
+        rows = getattr(rows, reader.name)
         keys += 1
     objects = [row for row in rows if type(row) is not list]  # isinstance(row, Struct) takes its time
     tensors.refuse_repeated_keys(body, keys + sum(map(_keys, objects)))
     if not objects:
-        return by_row, version.reader.array(rows)
-    return by_row, np.concatenate([_row(row, version, convert) for row in rows])
+        return by_row, reader.array(rows)
+    return by_row, np.concatenate([_row(row, reader, version, convert, effort) for row in rows])
+
+
+def _read_large(body: bytes, version: Version, convert: Convert, effort: Effort) -> tuple[bool, np.ndarray]:
+    """As :func:`read`, one row after the other."""
+
+    request = tensors.decode(tensors.OUTLINE, body)
+    by_row = tensors.given(request.instances)
+    if by_row == tensors.given(request.inputs):
+        raise InputError(_ONE_OF + (", not both" if by_row else ""))
+    _signature(request, "serving_default")
+    rows = request.instances if by_row else request.inputs
+    place, keys = "instances" if by_row else "inputs", 1 + (request.signature_name is not None)
+    if bytes(memoryview(rows)[:1]) == b"{":
+        columns = tensors.decode(_COLUMNS, rows, place)
+        if by_row or list(columns) != [version.spec.input_name]:
+            raise InputError(f"{place} has the keys {', '.join(columns)}; expected {version.spec.input_name!r}")
+        ((name, rows),) = columns.items()
+        place, keys = f"{place}.{name}", keys + 1
+
+    def arrays(reader: tensors.Reader) -> tuple[int, np.ndarray]:
+        found, inner = [], 0
+        for row in reader.one_by_one(rows, reader.instance if by_row else reader.value, place):
+            inner += _keys(row) if isinstance(row, Struct) else 0
+            found.append(_row(row, reader, version, convert, effort))
+        return inner, np.concatenate(found)
+
+    _, (inner, raw) = tensors.first_that_fits(version.readers, arrays)
+    tensors.refuse_repeated_keys(body, keys + inner)
+    return by_row, raw
+
+
+def _pictures(files: list[bytes], version: Version, convert: Convert, effort: Effort) -> np.ndarray:
+    if len(files) > version.max_rows:
+        raise InputError(f"{len(files)} pictures are more than {version.max_rows} rows")
+    return np.stack([pictures.array(file, version.spec, convert, effort) for file in files])
 
 
 def _keys(row: Struct) -> int:
@@ -56,46 +103,56 @@ def _keys(row: Struct) -> int:
 
 
 def _values(row: Struct) -> list[Any]:
-    return [value for name in row.__struct_fields__ if (value := getattr(row, name)) is not UNSET]
+    return [value for name in row.__struct_fields__ if (value := getattr(row, name)) is not None]
 
 
-def _row(row: Any, version: Version, convert: tensors.Convert) -> np.ndarray:
+def _row(row: Any, reader: tensors.Reader, version: Version, convert: Convert, effort: Effort) -> np.ndarray:
     while isinstance(row, Struct):
         values = _values(row)
         if len(values) != 1:
-            raise InputError(f"an instance that is an object has one key, {version.reader.name!r} or 'b64'")
+            raise InputError(f"an instance that is an object has one key, {reader.name!r} or 'b64'")
         (row,) = values
     if isinstance(row, str):
-        return tensors.picture(row, version.spec, convert)[None]
-    return version.reader.array([row])
+        return pictures.array(pictures.from_base64(row), version.spec, convert, effort)[None]
+    return reader.array([row])
 
 
 def _signature(request: Any, name: str) -> None:
-    if request.signature_name not in (UNSET, "", name):
+    if request.signature_name not in (None, "", name):
         raise InputError(f"signature {request.signature_name!r} is not there for this method; {name!r} is")
 
 
-def classify(body: bytes, version: Version, convert: tensors.Convert) -> tuple[bytes, int]:
+def classify(body: bytes, version: Version, convert: Convert, effort: Effort) -> tuple[bytes, int]:
     """Answer the body of ``:classify``: for each example all classes with their probabilities."""
-    request = tensors.decode(version.reader.classify, body)
-    if request.examples is UNSET:
+    files = pictures.in_body(body, convert.kind)
+    raw = _examples(body, version, convert, effort) if files is None else _pictures(files, version, convert, effort)
+    classes = version.spec.classes
+    effort.answer(len(raw) * 2 * len(classes))
+    probabilities = version.answer(raw, ("probabilities",))["probabilities"].tolist()
+    return msgspec.json.encode({"results": [list(zip(classes, row, strict=True)) for row in probabilities]}), len(raw)
+
+
+def _examples(body: bytes, version: Version, convert: Convert, effort: Effort) -> np.ndarray:
+    """The rows of a ``:classify`` body."""
+    request = tensors.decode(version.readers[0].classify, body)
+    if request.examples is None:
         raise InputError("classify needs examples: a list of objects")
     _signature(request, "classify")
     tensors.refuse_repeated_keys(body, -1)
-    name = version.reader.name
-    examples = [] if request.context is UNSET else [request.context]
-    rows = [
-        UNSET if (value := getattr(example, name)) is UNSET else version.reader.value(value, version.spec, convert)
-        for example in [*examples, *request.examples]
-    ]
-    common = rows.pop(0) if examples else UNSET  # counts for the examples that say nothing of their own
-    rows = [common if row is UNSET else row for row in rows]
-    if any(row is UNSET for row in rows):
-        raise InputError(f"example {[row is UNSET for row in rows].index(True)} has no {name!r}")
-    raw = np.concatenate(rows)
-    probabilities = version.answer(raw, ("probabilities",))["probabilities"].tolist()
-    classes = version.spec.classes
-    return msgspec.json.encode({"results": [list(zip(classes, row, strict=True)) for row in probabilities]}), len(raw)
+    name = version.spec.input_name
+    rows: list[Any] = []
+    for example in [*([] if request.context is None else [request.context]), *request.examples]:
+        value: Any = getattr(example, name)
+        value = tensors.example(value, version.readers) if tensors.given(value) else None
+        if isinstance(value, str):
+            value = pictures.array(pictures.from_base64(value), version.spec, convert, effort)[None]
+        rows.append(value)
+    common = None if request.context is None else rows.pop(0)  # for the examples that say nothing of their own
+    rows = [common if row is None else row for row in rows]
+    missing = [k for k, row in enumerate(rows) if row is None]
+    if missing:
+        raise InputError(f"example {missing[0]} has no {name!r}")
+    return np.concatenate(rows)
 
 
 def status(states: dict[int, tuple[str, str]]) -> bytes:

@@ -9,8 +9,8 @@ import logging
 import re
 import time
 import zlib
+from asyncio import to_thread
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -18,23 +18,19 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
+from tfsoftmax._machine import memory_available
 from tfsoftmax.errors import InputError
 from tfsoftmax.serving import metrics
+from tfsoftmax.serving.effort import INLINE, Effort, Refused, TooMuch, check_encoding
+from tfsoftmax.serving.helper import Helper, perform
+from tfsoftmax.serving.models import Version
 from tfsoftmax.serving.settings import Settings
 
 log = logging.getLogger("tfsoftmax.serving")
 
-INLINE = 128 * 1024  # bytes of a body up to which an answer takes less time than a change of threads is worth
-WAITING = 32  # large requests that may wait for a thread; more are answered 503
+LEAST = 64 * 2**20  # bytes of memory that the helper process may take for one request, at least
+PACKED = 1024  # bytes from which an answer is packed for those who read that
 JSON = b"application/json"
-
-
-class Refused(Exception):
-    """An answer that is an error: its status, its text, and headers beyond the usual ones."""
-
-    def __init__(self, status: int, text: str, *headers: tuple[bytes, bytes]):
-        super().__init__(text)
-        self.status, self.headers = status, headers
 
 
 class Reply:
@@ -53,14 +49,15 @@ class Reply:
 
 
 class Gate:
-    """What all requests of a process share: the settings, the threads for large requests, the memory of bodies."""
+    """What all requests of a process share: the settings, the helper process, the memory that they hold."""
 
     def __init__(self, settings: Settings):
         self.settings = settings
         self.keys = [key.encode() for key in settings.api_keys]
-        self.held = 0  # bytes of bodies that are being read
-        self.waiting = 0
-        self.threads = ThreadPoolExecutor(2, "serve")
+        self.held = 0  # bytes of bodies, and of answers that are being sent
+        free = memory_available() // 4
+        self.most_held = max(2 * settings.max_body, min(4 * settings.max_body, free))
+        self.helper = Helper(settings.max_body, max(2 * settings.max_body, LEAST, min(3 * settings.max_body, free)))
 
     def check_key(self, headers: dict[bytes, bytes]) -> None:
         """Raise Refused unless the request names a key. Takes the same time whichever key is wrong, and where."""
@@ -74,7 +71,7 @@ class Gate:
 class Call:
     """One request, as endpoints see it."""
 
-    __slots__ = ("body_read", "gate", "headers", "method", "parameters", "query", "receive", "rows", "served")
+    __slots__ = ("body_read", "gate", "headers", "held", "method", "parameters", "query", "receive", "rows", "served")
 
     def __init__(self, scope: Scope, receive: Receive, gate: Gate):
         self.receive, self.gate = receive, gate
@@ -83,78 +80,52 @@ class Call:
         self.query: bytes = scope["query_string"]
         self.method: str = scope["method"]
         self.body_read = False
+        self.held = 0  # its share of what the gate holds
         self.rows = 0
         self.served = ("", "")  # name and version of the model that answers, once it is known
 
     async def body(self) -> bytes:
-        """The whole body, decompressed. Raises Refused beyond the limits."""
+        """The whole body, as it came. Raises Refused beyond the limits."""
         limit = self.gate.settings.max_body
         if int(self.headers.get(b"content-length", b"0")) > limit:
             raise Refused(413, f"the body is larger than {limit} bytes")
-        message = await self.receive()
-        body = message.get("body", b"")
-        if message.get("more_body", False):
-            body = await self._rest(body, limit)
-        elif message["type"] == "http.disconnect":
-            raise ConnectionResetError
-        if len(body) > limit:
-            raise Refused(413, f"the body is larger than {limit} bytes")
+        check_encoding(self.encoding)
+        parts, size, more = [], 0, True
+        while more:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ConnectionResetError
+            part, more = message.get("body", b""), message.get("more_body", False)
+            parts.append(part)
+            size += len(part)
+            self.hold(len(part))
+            if size > limit:
+                raise Refused(413, f"the body is larger than {limit} bytes")
+            if size > INLINE and self.gate.held > self.gate.most_held:
+                raise Refused(503, "too many large requests at once; try again", (b"retry-after", b"1"))
         self.body_read = True
-        encoding = self.headers.get(b"content-encoding")
-        return body if encoding is None else decompress(body, encoding.strip().lower(), limit)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def _rest(self, first: bytes, limit: int) -> bytes:
-        gate, parts, size, more = self.gate, [first], len(first), True
-        gate.held += size
-        try:
-            while more:
-                message = await self.receive()
-                if message["type"] == "http.disconnect":
-                    raise ConnectionResetError
-                part, more = message.get("body", b""), message.get("more_body", False)
-                parts.append(part)
-                size += len(part)
-                gate.held += len(part)
-                if size > limit:
-                    raise Refused(413, f"the body is larger than {limit} bytes")
-                if gate.held > 16 * limit:
-                    raise Refused(503, "too many large requests at once; try again", (b"retry-after", b"1"))
-            return b"".join(parts)
-        finally:
-            gate.held -= size
+    def hold(self, size: int) -> None:
+        """Count bytes that stay in memory until the request is answered."""
+        self.held += size
+        self.gate.held += size
 
-    async def work(self, function: Callable[..., Any], body: bytes, *arguments: Any) -> Any:
-        """``function(body, *arguments)``: here for a small body, in a thread for a large one."""
+    @property
+    def encoding(self) -> bytes:
+        """The body's content encoding."""
+        return self.headers.get(b"content-encoding", b"").strip().lower()
+
+    async def work(self, function: Callable[..., Any], version: Version, *arguments: Any) -> Any:
+        """``function(body, version, *arguments, effort)``: here if that takes little, else in the helper process."""
+        body, encoding = await self.body(), self.encoding
         if len(body) <= INLINE:
-            return function(body, *arguments)
-        gate = self.gate
-        if gate.waiting >= WAITING:
-            raise Refused(503, "too many large requests at once; try again", (b"retry-after", b"1"))
-        gate.waiting += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(gate.threads, function, body, *arguments)
-        finally:
-            gate.waiting -= 1
-
-
-def decompress(body: bytes, encoding: bytes, limit: int) -> bytes:
-    """A gzip or deflate body, at most ``limit`` bytes of it. Raises Refused."""
-    if encoding in (b"", b"identity"):
-        return body
-    if encoding not in (b"gzip", b"x-gzip", b"deflate"):
-        text = f"content encoding {encoding.decode('latin-1')!r} is not supported; gzip, deflate and identity are"
-        raise Refused(415, text, (b"accept-encoding", b"gzip, deflate"))
-    raw = encoding == b"deflate" and (body[:1] or b"\0")[0] & 15 != 8  # some send deflate without the zlib header
-    inflate = zlib.decompressobj(-15 if raw else 47)
-    try:
-        content = inflate.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise Refused(400, f"the body is not {encoding.decode()}: {error}") from error
-    if len(content) > limit:
-        raise Refused(413, f"the body is larger than {limit} bytes after decompression")
-    if not inflate.eof or inflate.unused_data:
-        raise Refused(400, f"the {encoding.decode()} body is cut off, or something follows its end")
-    return content
+            try:
+                effort = Effort.here(self.gate.settings.max_body)
+                return perform(function, body, encoding, effort, version, *arguments)
+            except TooMuch:
+                pass
+        return await self.gate.helper.perform(function, body, encoding, version, *arguments)
 
 
 class Endpoint(BaseRoute):
@@ -201,6 +172,22 @@ class Endpoint(BaseRoute):
         if scope["method"] not in self.methods:
             raise HTTPException(405, f"{scope['method']} is not allowed here", {"Allow": ", ".join(self.methods)})
         call = Call(scope, receive, self.gate)
+        try:
+            reply = await self._reply(call, scope)
+            await respond(reply, call, send)
+        except ConnectionResetError:  # the client has gone: nobody is there to answer
+            return
+        except asyncio.TimeoutError:  # it does not read: uvicorn ends what is not complete
+            return
+        finally:
+            self.gate.held -= call.held
+        seconds = time.perf_counter() - begin
+        metrics.count(call.served[0], self.verb, reply.status, seconds, call.rows)
+        if self.gate.settings.access_log:
+            access(scope, reply.status, seconds, call)
+
+    async def _reply(self, call: Call, scope: Scope) -> Reply:
+        """What the function answers in time, or the error that says why not. Raises ConnectionResetError."""
         expired = False
         task = asyncio.current_task()
 
@@ -214,14 +201,13 @@ class Endpoint(BaseRoute):
             if self.gate.keys and not self.open:
                 self.gate.check_key(call.headers)
             reply = await self.function(call)
-            if type(reply) is bytes:
-                reply = Reply(reply)
+            return Reply(reply) if type(reply) is bytes else reply
         except Refused as error:
-            reply = Reply.error(error.status, str(error), *error.headers)
+            return Reply.error(error.status, str(error), *error.headers)
         except InputError as error:
-            reply = Reply.error(400, str(error))
-        except ConnectionResetError:  # the client has gone: nobody is there to answer
-            return
+            return Reply.error(400, str(error))
+        except ConnectionResetError:
+            raise
         except asyncio.CancelledError:
             if not expired:
                 raise
@@ -229,27 +215,49 @@ class Endpoint(BaseRoute):
                 task.uncancel()
             seconds = f"{self.gate.settings.timeout:g} s"
             if call.body_read:
-                reply = Reply.error(504, f"no answer within {seconds}")
-            else:
-                reply = Reply.error(408, f"the body did not arrive within {seconds}", (b"connection", b"close"))
+                return Reply.error(504, f"no answer within {seconds}")
+            return Reply.error(408, f"the body did not arrive within {seconds}", (b"connection", b"close"))
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])
-            reply = Reply.error(500, "internal error; the server's log has it")
+            return Reply.error(500, "internal error; the server's log has it")
         finally:
             timer.cancel()
-        await respond(reply, scope, send)
-        seconds = time.perf_counter() - begin
-        metrics.count(call.served[0], self.verb, reply.status, seconds, call.rows)
-        if self.gate.settings.access_log:
-            access(scope, reply.status, seconds, call)
 
 
-async def respond(reply: Reply, scope: Scope, send: Send) -> None:
-    """Send one reply."""
-    content = reply.content
-    headers = [(b"content-type", reply.kind), (b"content-length", b"%d" % len(content)), *reply.headers]
+async def respond(reply: Reply, call: Call, send: Send) -> None:
+    """Send one reply, packed if the client reads that. Raises TimeoutError where the client does not read at all."""
+    content, headers = reply.content, [(b"content-type", reply.kind), *reply.headers]
+    if len(content) >= PACKED:
+        headers.append((b"vary", b"accept-encoding"))
+        if encoding := _accepted(call.headers.get(b"accept-encoding", b"")):
+            content = _pack(content, encoding) if len(content) <= INLINE else await to_thread(_pack, content, encoding)
+            headers.append((b"content-encoding", encoding))
+    headers.append((b"content-length", b"%d" % len(content)))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": content})
+    if len(content) <= INLINE:
+        await send({"type": "http.response.body", "body": content})
+        return
+    call.hold(len(content))
+    await send({"type": "http.response.body", "body": content, "more_body": True})
+    # waits until the most of it is on its way
+    await asyncio.wait_for(send({"type": "http.response.body", "body": b""}), call.gate.settings.timeout)
+
+
+def _accepted(header: bytes) -> bytes:
+    """The encoding to answer in, of those that ``Accept-Encoding`` names; empty: none."""
+    if not header:
+        return b""
+    weights = {}
+    for item in header.lower().split(b","):
+        name, _, parameter = item.partition(b";")
+        weights[name.strip()] = parameter.strip() not in (b"q=0", b"q=0.0", b"q=0.00", b"q=0.000")
+    everything = weights.get(b"*", False)
+    return next((name for name in (b"gzip", b"deflate") if weights.get(name, everything)), b"")
+
+
+def _pack(content: bytes, encoding: bytes) -> bytes:
+    packer = zlib.compressobj(1, wbits=31 if encoding == b"gzip" else 15)
+    return packer.compress(content) + packer.flush()
 
 
 def access(scope: Scope, status: int, seconds: float, call: Call | None = None) -> None:
