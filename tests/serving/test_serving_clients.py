@@ -100,6 +100,33 @@ def test_answers_are_plain_for_those_who_do_not(server, encoding):
     assert "content-encoding" not in headers
 
 
+def test_packed_bodies(server):
+    body = json.dumps({"instances": [RAW.tolist()]}).encode()
+    wanted = server.post(f"{TINY}:predict", body)
+    raw_deflate = zlib.compressobj(wbits=-15)
+    packed = {
+        "gzip": gzip.compress(body),
+        "deflate": zlib.compress(body),
+        "DEFLATE": raw_deflate.compress(body) + raw_deflate.flush(),
+        "identity": body,
+    }
+    for name, content in packed.items():
+        assert server.post(f"{TINY}:predict", content, {"Content-Encoding": name}) == wanted
+    members = gzip.compress(body[:50]) + gzip.compress(body[50:])
+    assert server.post(f"{TINY}:predict", members, {"Content-Encoding": "gzip"}) == wanted
+    for name, content, status in [
+        ("gzip", body, 400),
+        ("gzip", packed["gzip"][:-9], 400),
+        ("gzip", packed["gzip"] + b"more", 400),
+        ("deflate", packed["deflate"] * 2, 400),
+        ("deflate", b"", 400),
+        ("br", body, 415),
+        ("gzip, gzip", packed["gzip"], 415),
+        ("gzip", gzip.compress(bytes(65 * 2**20)), 413),
+    ]:
+        assert server.error("POST", f"{TINY}:predict", content, {"Content-Encoding": name})[0] == status
+
+
 def test_a_large_answer_in_binary_is_packed_for_tritons_client(client, predictor):
     rows = np.random.default_rng(1).integers(0, 256, (500, *SHAPE)).astype(np.uint8)
     item = triton.InferInput("image", rows.shape, "UINT8")

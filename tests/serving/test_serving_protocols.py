@@ -1,10 +1,8 @@
 """Both protocols, as documented, and through clients that others wrote."""
 
 import base64
-import gzip
 import io
 import json
-import zlib
 
 import numpy as np
 import ovmsclient
@@ -390,30 +388,3 @@ def test_wrong_method(server, method, path, allow):
     status, headers, _ = server.request(method, path)
     assert (status, headers["allow"]) == (405, allow)
     assert server.error(method, path)[0] == 405
-
-
-def test_packed_bodies(server, raw):
-    body = json.dumps({"instances": raw.tolist()}).encode()
-    wanted = server.post(f"{TINY}:predict", body)
-    raw_deflate = zlib.compressobj(wbits=-15)
-    packed = {
-        "gzip": gzip.compress(body),
-        "deflate": zlib.compress(body),
-        "DEFLATE": raw_deflate.compress(body) + raw_deflate.flush(),
-        "identity": body,
-    }
-    for name, content in packed.items():
-        assert server.post(f"{TINY}:predict", content, {"Content-Encoding": name}) == wanted
-    members = gzip.compress(body[:50]) + gzip.compress(body[50:])
-    assert server.post(f"{TINY}:predict", members, {"Content-Encoding": "gzip"}) == wanted
-    for name, content, status in [
-        ("gzip", body, 400),
-        ("gzip", packed["gzip"][:-9], 400),
-        ("gzip", packed["gzip"] + b"more", 400),
-        ("deflate", packed["deflate"] * 2, 400),
-        ("deflate", b"", 400),
-        ("br", body, 415),
-        ("gzip, gzip", packed["gzip"], 415),
-        ("gzip", gzip.compress(bytes(65 * 2**20)), 413),
-    ]:
-        assert server.error("POST", f"{TINY}:predict", content, {"Content-Encoding": name})[0] == status

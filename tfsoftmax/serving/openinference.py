@@ -209,7 +209,7 @@ def _keys(request: _Request) -> int:
 
 
 def _known(item: Struct) -> int:
-    return sum(getattr(item, name) is not None and getattr(item, name) is not UNSET for name in item.__struct_fields__)
+    return sum(getattr(item, name) not in (None, UNSET) for name in item.__struct_fields__)
 
 
 def _raw(request: _Request, tail: bytes, version: Version) -> np.ndarray:
