@@ -14,6 +14,8 @@ from typing import Any
 
 from tfsoftmax.errors import InputError
 
+INT32, INT64 = 2**31 - 1, 2**63 - 1  # what TensorFlow counts rows and epochs with; its seeds
+
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 100
 
@@ -31,16 +33,20 @@ def one_of(name: str, value: Any, choices: Any) -> None:
         raise InputError(f"{name} must be one of {', '.join(sorted(choices))}, got {shown(value)}")
 
 
-def number(name: str, value: Any, low: float, *, whole: bool = False, open_low: bool = False) -> Any:
+def number(
+    name: str, value: Any, low: float, high: float = math.inf, *, whole: bool = False, open_low: bool = False
+) -> Any:
     """Return ``value``, which may be a NumPy scalar, as a plain ``float`` or, with ``whole``, ``int``.
 
     Raises:
-        InputError: it is not a finite number of at least (with ``open_low``: above) ``low``.
+        InputError: it is not a finite number of at least (with ``open_low``: above) ``low``, and at most ``high``.
     """
     plain = _plain(value, int if whole else float)
-    if plain is None or not math.isfinite(plain) or plain < low or (open_low and plain == low):
+    if plain is None or not math.isfinite(plain) or plain < low or plain > high or (open_low and plain == low):
         kind = "a whole number" if whole else "a finite number"
-        bound = f"{'above' if open_low else 'of at least'} {low:g}"
+        bound = f"{'above' if open_low else 'of at least'} {low:g}" + (
+            f" and at most {high}" if high < math.inf else ""
+        )
         raise InputError(f"{name} must be {kind} {bound}, got {shown(value)}")
     return plain
 

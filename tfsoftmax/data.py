@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfsoftmax import sources
-from tfsoftmax._checks import number, one_of, shown, typed
+from tfsoftmax._checks import INT32, INT64, number, one_of, shown, typed
 from tfsoftmax.errors import InputError
 from tfsoftmax.spec import ModelSpec, check_val
 
@@ -232,8 +232,8 @@ class Data:
             raise InputError(
                 f"source must be a tfsoftmax.Source, got {shown(source)}; tfsoftmax.load reads a data set by its name"
             )
-        batch_size = number("batch_size", batch_size, 1, whole=True)
-        seed = number("seed", seed, 0, whole=True)
+        batch_size = number("batch_size", batch_size, 1, INT32, whole=True)
+        seed = number("seed", seed, 0, INT64, whole=True)
         one_of("preprocess", preprocess, PREPROCESSORS)
         typed("refit", refit, bool)
         val = check_val(val)

@@ -89,9 +89,9 @@ def export(
     import tensorflow as tf
 
     if version is not None:
-        number("version", version, 1, whole=True)
+        version = number("version", version, 1, whole=True)
     if keep is not None:
-        number("keep", keep, 1, whole=True)
+        keep = number("keep", keep, 1, whole=True)
     if not isinstance(spec, ModelSpec):
         raise InputError(f"spec must be a ModelSpec such as data.spec, got {type(spec).__name__}")
     if not isinstance(path, str | os.PathLike):

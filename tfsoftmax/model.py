@@ -8,7 +8,7 @@ import tfsoftmax._tensorflow  # noqa: F401 - before TensorFlow
 
 import keras
 
-from tfsoftmax._checks import fraction, number, one_of
+from tfsoftmax._checks import INT32, fraction, number, one_of
 from tfsoftmax.errors import InputError
 from tfsoftmax.fitting.epochs import accelerate
 from tfsoftmax.fitting.losses import SmoothedCrossentropy
@@ -65,10 +65,12 @@ def SoftmaxRegression(  # a class in the chapter, hence its name
     Raises:
         InputError: an argument out of range.
     """
-    number("num_outputs", num_outputs, 2, whole=True)
-    number("l2", l2, 0)
-    fraction("label_smoothing", label_smoothing)
+    num_outputs = number("num_outputs", num_outputs, 2, INT32, whole=True)
+    l2 = number("l2", l2, 0)
+    label_smoothing = fraction("label_smoothing", label_smoothing)
     one_of("precision", precision, PRECISIONS)
+    if decay_steps is not None:
+        decay_steps = number("decay_steps", decay_steps, 1, whole=True)
     if isinstance(optimizer, str):
         optimizer = _optimizer(optimizer, lr, momentum, decay_steps)
     if isinstance(initializer, str):
@@ -104,8 +106,8 @@ def SoftmaxRegression(  # a class in the chapter, hence its name
 
 def _optimizer(name: str, lr: float, momentum: float, decay_steps: int | None) -> keras.optimizers.Optimizer:
     one_of("optimizer", name, OPTIMIZERS)
-    number("lr", lr, 0, open_low=True)
-    fraction("momentum", momentum)
+    lr = number("lr", lr, 0, open_low=True)
+    momentum = fraction("momentum", momentum)
     if momentum and name != "sgd":
         raise InputError(f"momentum goes with optimizer 'sgd', got momentum={momentum!r} with {name!r}")
     rate = keras.optimizers.schedules.CosineDecay(lr, decay_steps) if decay_steps is not None else lr

@@ -9,7 +9,7 @@ import numbers
 from pathlib import Path
 from typing import Any
 
-from tfsoftmax._checks import class_names, fraction, number, one_of, shown, typed_fields
+from tfsoftmax._checks import INT32, INT64, class_names, fraction, number, one_of, shown, typed_fields
 from tfsoftmax._files import read_json
 from tfsoftmax.errors import InputError
 
@@ -149,16 +149,16 @@ class RunConfig(_Json):
 
     def __post_init__(self) -> None:
         typed_fields(self)
-        number("epochs", self.epochs, 1, whole=True)
-        number("batch_size", self.batch_size, 1, whole=True)
+        number("epochs", self.epochs, 1, INT32, whole=True)
+        number("batch_size", self.batch_size, 1, INT32, whole=True)
         number("lr", self.lr, 0, open_low=True)
-        number("seed", self.seed, 0, whole=True)
+        number("seed", self.seed, 0, INT64, whole=True)
         number("l2", self.l2, 0)
         fraction("momentum", self.momentum)
         fraction("label_smoothing", self.label_smoothing)
         check_val(self.val)
         if self.patience is not None:
-            number("patience", self.patience, 1, whole=True)
+            number("patience", self.patience, 1, INT32, whole=True)
             if self.refit or self.val == 0:
                 raise InputError("patience needs validation rows, and refit or val=0 leaves none: give one of the two")
 
@@ -183,5 +183,5 @@ def check_val(val: Any) -> int | str | None:
             f"val must be a number of rows or 'test', got {shown(val)}; rows of your own go to model.fit as "
             "validation_data"
         )
-    plain: int = number("val", val, 0, whole=True)
+    plain: int = number("val", val, 0, INT32, whole=True)
     return plain

@@ -94,9 +94,9 @@ def search(
     space = {"lr": around(bound.bound)} if space is None else space
     one_of("tuner", tuner, TUNERS)
     one_of("objective", objective, OBJECTIVES)
-    number("trials", trials, 1, whole=True)
+    trials = number("trials", trials, 1, whole=True)
     if minutes is not None:
-        number("minutes", minutes, 0, open_low=True)
+        minutes = number("minutes", minutes, 0, open_low=True)
     if data.val is None or data.settings["val"] == "test":
         raise InputError("tuning needs validation rows of its own: give val as a number of training rows, no refit")
     if objective == "val_loss" and (names := [name for name in _IN_THE_LOSS if name in space]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import hashlib
 import io
@@ -113,17 +114,33 @@ def _read_four(folder: Path, checksums: dict[str, str]) -> dict[str, np.ndarray]
 
 
 def folder(path: str) -> Source:
-    """Read a folder of four IDX files; ``labels.txt`` in it, if there, has one class name a line."""
+    """Read a folder of four IDX files; ``labels.txt`` in it, if there, has one class name per line."""
     where = Path(path)
     if not where.is_dir():
         raise InputError(f"there is no folder {path!r}; idx:FOLDER needs one with {list(_FILES.values())}")
     arrays = _read_four(where, {})
     names = where / "labels.txt"
     if names.is_file():
-        classes = names.read_text(encoding="utf-8").splitlines()
+        classes = _names(names)
     else:
         classes = [str(label) for label in range(int(arrays["y_train"].max(initial=1)) + 1)]
     return Source(name=where.resolve().name, classes=classes, **arrays)
+
+
+def _names(path: Path) -> list[str]:
+    """The lines of ``labels.txt``, in UTF-8 or with the mark of UTF-16, without spaces around them."""
+    content = path.read_bytes()
+    encoding = "utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{str(path)!r} is not text in UTF-8: byte {content[error.start]:#04x} at {error.start}; save it as UTF-8"
+        ) from error
+    lines = [line.strip() for line in text.replace("\r\n", "\n").rstrip().split("\n")]  # other breaks are no lines here
+    if "" in lines:
+        raise InputError(f"{str(path)!r}: line {lines.index('') + 1} is empty; it needs one class name a line")
+    return lines
 
 
 def fashion_mnist(_: str = "") -> Source:
