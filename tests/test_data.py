@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.preprocessing import StandardScaler
 
 import tfsoftmax
 from tfsoftmax.data import PREPROCESSORS
@@ -91,6 +92,30 @@ def test_preprocessing_constants(source, dtype):
             "standardize": (x - raw.mean(axis=0)) / (raw.std(axis=0) + (0.05 if dtype == np.uint8 else 0)),
         }[name]
         np.testing.assert_allclose(batches(data.test)[0][0], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-3, 1e-20, 1e30])
+def test_standardize_in_any_unit(unit):
+    rng = np.random.default_rng(0)
+    table = rng.normal(3, 2, (300, 4))
+    table[:, 1], table[:, 2], table[:, 3] = 0.1, 0, 1e-42 / unit * (table[:, 3] > 3)  # constant, zero, denormal
+    x, y = (table * unit).astype(np.float32), rng.integers(0, 2, 300)
+    data = tfsoftmax.Data(tfsoftmax.Source("table", x, y, x, y, "ab"), val=0, preprocess="standardize", batch_size=300)
+    found = np.sort(batches(data.train)[0][0], axis=0)
+    np.testing.assert_allclose(found[:, 0], np.sort(StandardScaler().fit_transform(x[:, :1]), axis=0)[:, 0], atol=1e-5)
+    np.testing.assert_array_equal(found[:, 1:] * 1.0, np.zeros((300, 3)), strict=False)
+
+
+def test_numpy_numbers_are_settings(source):
+    data = tfsoftmax.Data(source, batch_size=np.int64(16), val=np.uint8(10), seed=np.int32(3))
+    plain = tfsoftmax.Data(source, batch_size=16, val=10, seed=3)
+    assert repr(data) == repr(plain)
+    config = tfsoftmax.RunConfig(epochs=np.int64(3), lr=np.float32(0.5), refit=False, momentum=np.float64(0.9))
+    assert config.to_json() == tfsoftmax.RunConfig(epochs=3, lr=0.5, momentum=0.9).to_json()
+    assert tfsoftmax.SoftmaxRegression(np.int64(3), lr=np.float32(0.5), decay_steps=np.int64(3)).layers[1].units == 3
+    for wrong in (np.float64(2.5), np.array([3]), np.True_, 10**400):
+        with pytest.raises(tfsoftmax.InputError, match="batch_size must be a whole number"):
+            tfsoftmax.Data(source, batch_size=wrong)
 
 
 def test_spec_goes_through_json(source, tmp_path):

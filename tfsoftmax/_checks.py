@@ -42,11 +42,11 @@ def number(
         InputError: it is not a finite number of at least (with ``open_low``: above) ``low``, and at most ``high``.
     """
     plain = _plain(value, int if whole else float)
-    if plain is None or not math.isfinite(plain) or plain < low or plain > high or (open_low and plain == low):
+    if plain is None or not (plain > low or (plain == low and not open_low)) or plain > high or plain == math.inf:
         kind = "a whole number" if whole else "a finite number"
-        bound = f"{'above' if open_low else 'of at least'} {low:g}" + (
-            f" and at most {high}" if high < math.inf else ""
-        )
+        bound = f"{'above' if open_low else 'of at least'} {low:g}"
+        if plain is not None and plain > high:
+            bound = f"of at most {high}"
         raise InputError(f"{name} must be {kind} {bound}, got {shown(value)}")
     return plain
 

@@ -107,6 +107,7 @@ def export(
         raise not_a(EXPORT, parent, "")
     try:
         with versions.work(parent) as work:
+            _check_beside(parent)
             # laid out as it will be: the version folder lies in a folder that is named as the model
             aside = work / Path(os.path.abspath(parent)).name / str(versions.choose(parent, version))
             aside.mkdir(parents=True)
@@ -121,6 +122,17 @@ def export(
         why = re.sub(r"^\{\{.*?\}\} | \[Op:\w+\]$", "", why.splitlines()[0])  # the operation that failed
         raise ExportError(f"cannot write into {str(parent)!r}: {why}") from error
     return Export(folder, found, removed)
+
+
+def _check_beside(parent: Path) -> None:
+    """Raise InputError where an export would replace a file of others."""
+    for name in card.FILES:
+        path = parent / name
+        if not path.exists() or card.is_ours(name, content := path.read_bytes()):
+            continue
+        folders = [parent / str(number) for number in versions.versions(parent)]
+        if manifest.digest(content) not in [manifest.beside(folder).get(name) for folder in folders]:  # not signed once
+            raise InputError(f"{str(path)!r} was not written by export, or has been changed since: move it away")
 
 
 def _write(
@@ -140,7 +152,8 @@ def _write(
         "tools": {"python": sys.version.split()[0], **{name: importlib.metadata.version(name) for name in _TOOLS}},
         "parity": found,
     }
-    texts = {name: text(folder.parent.name, int(folder.name), values) for name, text in card.FILES.items()}
+    number = int(folder.name)
+    texts = {name: card.signed(name, text(folder.parent.name, number, values)) for name, text in card.FILES.items()}
     values["beside"] = {name: manifest.digest(text.encode()) for name, text in texts.items()}
     for name, text in texts.items():
         write_text(folder.parent / name, text)

@@ -42,18 +42,19 @@ class Predictor:
         if not (self.folder / "manifest.json").is_file():
             text = f"there is no export in {str(path)!r}; `tfsoftmax export RUN --to {path}` makes one"
             raise not_a(EXPORT, Path(path), text)
-        manifest = read_json(self.folder / "manifest.json", "manifest")
-        self.spec: ModelSpec = ModelSpec.from_dict(manifest.get("spec", {}), "the spec in the manifest")
+        path = self.folder / "manifest.json"
+        spec = read_json(path, "manifest").get("spec")
+        self.spec: ModelSpec = ModelSpec.from_dict(spec, f"manifest {str(path)!r}.spec")
         self._threads = threads
         self._content = _read(self.folder / "model.onnx")
-        self._answer = _session(self._content, self.folder / "model.onnx", threads)
+        self._answer = _session(self._content, self.folder / "model.onnx", threads, self.spec)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_answer"}  # a session is no data
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._answer = _session(self._content, self.folder / "model.onnx", self._threads)
+        self._answer = _session(self._content, self.folder / "model.onnx", self._threads, self.spec)
 
     def answer(self, raw: np.ndarray, names: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
         """Answer for raw inputs that are known to fit ``spec``; :meth:`__call__` checks them first.
@@ -105,7 +106,7 @@ def _read(path: Path) -> bytes:
         raise InputError(f"cannot read {str(path)!r}: {error.strerror}") from error
 
 
-def _session(content: bytes, path: Path, threads: int | None) -> Answer:
+def _session(content: bytes, path: Path, threads: int | None, spec: ModelSpec | None = None) -> Answer:
     import onnxruntime
 
     _check_onnx(content, path)
@@ -116,6 +117,8 @@ def _session(content: bytes, path: Path, threads: int | None) -> Answer:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors have no common base but Exception
         raise InputError(f"ONNX Runtime cannot open {str(path)!r}: {str(error).splitlines()[0]}") from error
+    if spec is not None:
+        _check_session(session, path, spec)
     run, source = session.run, session.get_inputs()[0].name
     known = tuple(output.name for output in session.get_outputs())
 
@@ -124,6 +127,18 @@ def _session(content: bytes, path: Path, threads: int | None) -> Answer:
         return dict(zip(names, run(names, {source: raw}), strict=True))
 
     return answer
+
+
+def _check_session(session: Any, path: Path, spec: ModelSpec) -> None:
+    """Raise InputError unless the model takes and returns what ``spec`` says."""
+    taken, returned = session.get_inputs()[0], {output.name: output.shape for output in session.get_outputs()}
+    has = taken.type, taken.shape[1:], returned.get("logits", [])[1:]
+    wanted = f"tensor({spec.dtype.removesuffix('32')})", [*spec.shape], [len(spec.classes)]
+    if has != wanted:
+        raise InputError(
+            f"{str(path)!r} takes {has[0]} {has[1]} and returns logits {has[2]}, and the manifest beside it says "
+            f"{wanted[0]} {wanted[1]} and {wanted[2]}; export the run again"
+        )
 
 
 def _check_onnx(content: bytes, path: Path) -> None:

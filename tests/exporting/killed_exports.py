@@ -71,7 +71,9 @@ def check(folder, before, keep):
     assert not lost or (keep is not None and len(found) >= keep and max(found) > max(before)), (before, found)
     for name in ("README.md", "config.pbtxt"):
         assert digest((folder / name).read_bytes()) in [values["beside"][name] for values in manifests.values()]
-    strange = {entry for entry in os.listdir(folder) if not entry.isdecimal() and not entry.startswith(".export-")}
+    strange = {
+        entry for entry in os.listdir(folder) if not entry.isdecimal() and not entry.startswith(".tfsoftmax-export-")
+    }
     assert strange == {"README.md", "config.pbtxt"}
     return found
 
@@ -98,7 +100,7 @@ def kills(run, folder, count, seed):
             exporter = Exporter(run, folder)
             exporter.begin(None)  # warm, as measured; also: it goes on after a kill, and clears what was left
             exporter.finish()
-            assert not [name for name in os.listdir(folder) if name.startswith(".export-")]
+            assert not [name for name in os.listdir(folder) if name.startswith(".tfsoftmax-export-")]
     return seconds, results
 
 

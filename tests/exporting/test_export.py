@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import stat
 
 import keras
@@ -103,25 +104,38 @@ def test_folder_and_manifest(finished):
     assert stat.S_IMODE(done.folder.stat().st_mode) == 0o755, "a server under another user can read it"
 
 
-def test_versions_count_up(finished, tmp_path):
+def test_versions_count_up_and_what_others_wrote_stays(finished, tmp_path):
     run, _ = finished
-    for other in ("7", "notes", ".export-left", "x8", "010"):
+    (tmp_path / "7" / "variables").mkdir(parents=True)
+    for other in ("notes", ".export-mine", ".tfsoftmax-export-mine", ".tfsoftmax-export-00left00", "x8", "010"):
         (tmp_path / other).mkdir()
     (tmp_path / "8").write_text("a file")
+    (tmp_path / "README.md").write_text("# My project\n")
+    with pytest.raises(tfsoftmax.InputError, match=r"README.md' was not written by export, .*: move it away"):
+        tfsoftmax.export(run.model, run.spec, tmp_path)
+    assert (tmp_path / "README.md").read_text() == "# My project\n"
+    (tmp_path / "README.md").unlink()
     assert tfsoftmax.export(run.model, run.spec, tmp_path).folder.name == "9"
     assert tfsoftmax.export(run.model, run.spec, tmp_path).folder.name == "10"
     assert tfsoftmax.Predictor(tmp_path).folder.name == "10"
-    beside = ["README.md", "config.pbtxt", "notes", "x8"]
-    assert sorted(os.listdir(tmp_path)) == ["010", "10", "7", "8", "9", *beside], (
-        "what was left by a killed one is gone"
-    )
+    others = [".export-mine", ".tfsoftmax-export-mine", "010", "7", "8", "notes", "x8"]
+    beside = ["README.md", "config.pbtxt", *others]
+    assert sorted(os.listdir(tmp_path)) == sorted(["9", "10", *beside]), "what was left by a killed one is gone"
     with pytest.raises(tfsoftmax.InputError, match=r"version 9 is in .* already"):
         tfsoftmax.export(run.model, run.spec, tmp_path, version=9)
-    done = tfsoftmax.export(run.model, run.spec, tmp_path, version=12, keep=2)
-    assert (done.folder.name, done.removed) == ("12", [7, 9])
+    written = (tmp_path / "config.pbtxt").read_text()
+    (tmp_path / "config.pbtxt").write_text(written.replace("1024", "8"))
+    with pytest.raises(tfsoftmax.InputError, match=r"config.pbtxt' .* has been changed since: move it away"):
+        tfsoftmax.export(run.model, run.spec, tmp_path)
+    (tmp_path / "config.pbtxt").write_text(written)
+    shutil.rmtree(tmp_path / "10")  # as one rolls back; what stands beside is of no version now
+    (tmp_path / "9" / "notes.txt").write_text("mine")
+    done = tfsoftmax.export(run.model, run.spec, tmp_path, version=12, keep=1)
+    assert (done.folder.name, done.removed) == ("12", []), "a version with a file of others stays"
+    (tmp_path / "9" / "notes.txt").unlink()
     done = tfsoftmax.export(run.model, run.spec, tmp_path, version=11, keep=1)
-    assert (done.folder.name, done.removed) == ("11", [10]), "a newer one stays"
-    assert sorted(os.listdir(tmp_path)) == ["010", "11", "12", "8", *beside]
+    assert (done.folder.name, done.removed) == ("11", [9]), "a newer one stays"
+    assert sorted(os.listdir(tmp_path)) == sorted(["11", "12", *beside])
     for name in ("version", "keep"):
         with pytest.raises(tfsoftmax.InputError, match=f"{name} must be a whole number of at least 1, got 0"):
             tfsoftmax.export(run.model, run.spec, tmp_path, **{name: 0})

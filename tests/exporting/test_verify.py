@@ -16,6 +16,7 @@ import tfsoftmax
 from tfsoftmax.exporting import manifest
 from tfsoftmax.exporting.manifest import verify_files
 from tfsoftmax.exporting.reference import Reference
+from tfsoftmax.predict import open_onnx
 
 
 @pytest.fixture
@@ -242,4 +243,8 @@ def test_onnx_helper_of_the_tests_can_be_opened(copy):
     path = copy / "1" / "model.onnx"
     save_onnx(path, [helper.make_node("Cast", ["image"], ["logits"], to=1)])
     onnx.checker.check_model(path)
-    assert set(tfsoftmax.Predictor(copy)(np.zeros(SHAPE, np.uint8))) == {"logits"}
+    assert set(open_onnx(path)(np.zeros((1, *SHAPE), np.uint8))) == {"logits"}
+    with pytest.raises(
+        tfsoftmax.InputError, match=r"returns logits \[6, 5\], and the manifest beside it says .* \[3\]"
+    ):
+        tfsoftmax.Predictor(copy)

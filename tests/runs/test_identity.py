@@ -109,7 +109,7 @@ def test_data_that_changed_are_refused(source, tfsoftmax_cli, tmp_path):
         status, out, err = tfsoftmax_cli(*command)
         assert (status, out) == (2, "")
         assert "is no longer the data of the " in one_line(err)
-        assert "changed: order of the class names" in err
+        assert ": changed order of the class names" in err
     assert "label 0 was 'round' and is 'square'" in tfsoftmax_cli("evaluate", tmp_path / "run")[2]
     (tmp_path / "run" / "metrics.json").unlink()
     status, _, err = tfsoftmax_cli(*train, "--out", tmp_path / "run")

@@ -1,5 +1,7 @@
+import codecs
 import gzip
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +168,100 @@ def test_repr_says_what_it_holds(source):
         "batch_size=8, val=30, seed=0, preprocess='unit', refit=False)"
     )
     assert "230 training, no validation" in repr(tfsoftmax.Data(source, val=0))
+
+
+NAMES = "round\nsquare\nflat\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        NAMES.encode(),
+        NAMES.strip().encode(),
+        NAMES.replace("\n", "\r\n").encode("utf-8-sig"),
+        NAMES.encode("utf-16"),
+        codecs.BOM_UTF16_BE + NAMES.encode("utf-16-be"),
+        b"round \n\tsquare\nflat\n\n\n",
+    ],
+)
+def test_labels_as_editors_write_them(idx_folder, content):
+    (idx_folder / "labels.txt").write_bytes(content)
+    assert tfsoftmax.load(f"idx:{idx_folder}").classes == ("round", "square", "flat")
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("café\nb\nc".encode("latin-1"), r"labels.txt' is not text in UTF-8: byte 0xe9 at 3; save it as UTF-8"),
+        (NAMES.encode("utf-16")[:-1], r"labels.txt' is not text in UTF-8"),
+        (b"round\n\nflat\n", r"labels.txt': line 2 is empty; it needs one class name a line"),
+        (b"", r"labels.txt': line 1 is empty"),
+        ("ro\u2028und\nsquare\nflat".encode(), "class name 0 is .* expected one line of text"),
+        (b"round\nsquare\n", r"label 2 in row \d+ is outside \[0, 2\)"),
+        (b"round\nsquare\nround\n", "the classes 0 and 2 are both called 'round'"),
+    ],
+)
+def test_labels_that_are_refused(idx_folder, content, text):
+    (idx_folder / "labels.txt").write_bytes(content)
+    with pytest.raises(tfsoftmax.InputError, match=text):
+        tfsoftmax.load(f"idx:{idx_folder}")
+
+
+def pictures_of(name, shape, sizes):
+    """Register a TFDS set of pictures of these sizes, all of one grey."""
+    import tensorflow_datasets as tfds
+
+    def info(self):
+        features = tfds.features.FeaturesDict(
+            {"image": tfds.features.Image(shape=shape), "label": tfds.features.ClassLabel(names=["a", "b"])}
+        )
+        return tfds.core.DatasetInfo(builder=self, features=features, supervised_keys=("image", "label"))
+
+    def splits(self, manager):
+        rows = [(i, {"image": np.full(sizes[i % len(sizes)], 7, np.uint8), "label": i % 2}) for i in range(6)]
+        return {"train": iter(rows), "test": iter(rows)}
+
+    members = {"VERSION": tfds.core.Version("1.0.0"), "_info": info, "_split_generators": splits}
+    members |= {"_generate_examples": lambda self: iter(()), "__module__": __name__}
+    return type(name, (tfds.core.GeneratorBasedBuilder,), members)
+
+
+def test_tfds_pictures_have_one_size(tmp_path, monkeypatch, capfd):
+    made = [
+        pictures_of("AlikePictures", (None, None, 3), [(4, 5, 3)]),
+        pictures_of("OtherPictures", (None, None, 3), [(4, 5, 3), (6, 2, 3)]),
+        pictures_of("GreyPictures", (4, 5, 1), [(4, 5, 1)]),
+    ]
+    assert made
+    alike = sources.read("tfds:alike_pictures")
+    assert alike.x_train.shape == (6, 4, 5, 3)
+    assert (alike.x_train == 7).all()
+    assert sources.read("tfds:grey_pictures").x_test.shape == (6, 4, 5)
+    for name, text in {
+        "other_pictures": r"have 2 sizes, such as \(4, 5, 3\) and \(6, 2, 3\)",
+        "grey_pictures:9.9.9": "cannot open TFDS data set 'grey_pictures:9.9.9': .* only: 1.0.0",
+        "grey_pictures/large": "'grey_pictures/large': BuilderConfig large not found",
+        "grey pictures": "cannot open TFDS data set 'grey pictures': Parsing builder name",
+    }.items():
+        with pytest.raises(tfsoftmax.InputError, match=text) as error:
+            sources.read(f"tfds:{name}")
+        assert "\n" not in str(error.value)
+    assert capfd.readouterr().out == "", "results belong there"
+
+
+def test_tfds_without_a_network(tmp_path, monkeypatch, capfd, caplog):
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.setenv("NO_PROXY", "")
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    begin = time.monotonic()
+    with pytest.raises(tfsoftmax.InputError, match=r"no connection to storage.googleapis.com; without a network"):
+        sources.read("tfds:mnist")
+    assert time.monotonic() - begin < 60, "ten retries take 204 s"
+    assert not [record for record in caplog.records if "urllib3" in record.name]
+    assert capfd.readouterr().out == ""
 
 
 def test_made_rows_are_seeded():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tfsoftmax.exporting.manifest import digest
+
 
 def model_card(name: str, version: int, values: dict[str, Any]) -> str:
     """The model card of a version, in Markdown, from its manifest."""
@@ -57,6 +59,21 @@ def triton(name: str, version: int, values: dict[str, Any]) -> str:
 
 # file name -> function of the model's name, the version and the manifest that gives its text
 FILES: dict[str, Callable[[str, int, dict[str, Any]], str]] = {"README.md": model_card, "config.pbtxt": triton}
+
+
+_COMMENTS = {"README.md": "<!-- {} -->", "config.pbtxt": "# {}"}
+
+
+def signed(name: str, text: str) -> str:
+    """The text of one of ``FILES`` with a last line that says that we wrote what stands above it."""
+    return f"{text}{_COMMENTS[name].format(f'written by tfsoftmax, SHA-256 of all above: {digest(text.encode())}')}\n"
+
+
+def is_ours(name: str, content: bytes) -> bool:
+    """Whether that is how :func:`signed` left it."""
+    text = content.decode(errors="replace")
+    above = "".join(text.splitlines(keepends=True)[:-1])
+    return signed(name, above) == text
 
 
 def _input(spec: dict[str, Any]) -> str:

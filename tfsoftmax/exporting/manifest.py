@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypedDict
 
+from tfsoftmax._checks import typed
 from tfsoftmax._files import read_json, write_text
-from tfsoftmax.errors import ExportError
+from tfsoftmax.errors import ExportError, InputError
 
 NAME = "manifest.json"
 _UNSIGNED = "0" * 64
+_AGAIN = "Export the run again"
 # Files that are opened by their names, and so must be listed.
 OPENED = (
     "saved_model.pb",
@@ -21,6 +23,35 @@ OPENED = (
     "model.int8.tflite",
     "reference.npz",
 )
+
+
+class _File(TypedDict):
+    sha256: str
+
+
+class Row(TypedDict):
+    """What is read again of a row of the parity table."""
+
+    format: str
+    model_accuracy: float | None
+
+
+class _Manifest(TypedDict):
+    files: dict[str, _File]
+    sha256: str
+
+
+class Manifest(_Manifest, total=False):
+    """What is read again of a manifest."""
+
+    beside: dict[str, str]
+
+
+class Exported(Manifest):
+    """What is read again of the manifest of an export."""
+
+    spec: dict[str, Any]
+    parity: list[Row]
 
 
 def digest(content: bytes) -> str:
@@ -52,21 +83,47 @@ def verify_files(folder: Path) -> dict[str, Any]:
         ExportError: files that changed or are missing, or of ``OPENED`` are not listed; the text names all of them.
     """
     manifest = read_json(folder / NAME, "manifest")
-    text, own = (folder / NAME).read_bytes(), manifest.get("sha256")
-    wrong = []
-    if not isinstance(own, str) or digest(_sign(text.decode(), _UNSIGNED, own).encode()) != own:
-        wrong.append(f"{NAME} has changed")
-    for name, entry in sorted(_listed(manifest).items()):
+    wrong = [] if _is_signed(folder, manifest) else [f"{NAME} has changed"]
+    try:
+        manifest = typed(f"manifest {str(folder / NAME)!r}", manifest, Manifest)
+    except InputError as error:
+        if wrong:
+            raise ExportError(f"{str(folder)!r} is not as it was exported: {NAME} has changed. {_AGAIN}") from error
+        raise
+    for name, entry in sorted(manifest["files"].items()):
         if ".." in PurePosixPath(name).parts or name.startswith("/"):
             wrong.append(f"{name} lies outside")
         elif not (folder / name).is_file():
             wrong.append(f"{name} is missing")
-        elif not isinstance(entry, dict) or digest((folder / name).read_bytes()) != entry.get("sha256"):
+        elif digest((folder / name).read_bytes()) != entry["sha256"]:
             wrong.append(f"{name} has changed")
     wrong += [f"{name} is not in the manifest" for name in unlisted(folder, manifest) if name in OPENED]
     if wrong:
-        raise ExportError(f"{str(folder)!r} is not as it was exported: {'; '.join(wrong)}. Export the run again")
+        raise ExportError(f"{str(folder)!r} is not as it was exported: {'; '.join(wrong)}. {_AGAIN}")
     return manifest
+
+
+def beside(folder: Path) -> dict[str, str]:
+    """The digests of what stood beside a version folder when it was written; none if its manifest cannot be read."""
+    try:
+        found: dict[str, str] = typed("manifest", read_json(folder / NAME, "manifest"), Manifest).get("beside", {})
+    except InputError:
+        return {}
+    return found
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether all files of a version folder are in a manifest that we wrote."""
+    try:
+        manifest = read_json(folder / NAME, "manifest")
+    except InputError:
+        return False
+    return _is_signed(folder, manifest) and not unlisted(folder, manifest)
+
+
+def _is_signed(folder: Path, manifest: dict[str, Any]) -> bool:
+    text, own = (folder / NAME).read_text(encoding="utf-8"), manifest.get("sha256")
+    return isinstance(own, str) and own.isascii() and digest(_sign(text, _UNSIGNED, own).encode()) == own
 
 
 def unlisted(folder: Path, manifest: dict[str, Any]) -> list[str]:

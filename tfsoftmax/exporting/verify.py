@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tfsoftmax._checks import one_of
+from tfsoftmax._checks import one_of, typed
 from tfsoftmax._kinds import EXPORT, not_a
 from tfsoftmax.errors import ExportError
 from tfsoftmax.exporting import card, manifest, parity
@@ -91,7 +91,9 @@ def _verify_beside(path: Path, manifests: list[dict[str, Any]]) -> None:
 
 
 def _parity(folder: Path, values: dict[str, Any]) -> list[dict[str, Any]]:
-    spec = ModelSpec.from_dict(values["spec"], "the spec in the manifest")
+    what = f"manifest {str(folder / manifest.NAME)!r}"
+    typed(what, values, manifest.Exported)
+    spec = ModelSpec.from_dict(values["spec"], f"{what}.spec")
     kept = Reference.read(folder)
     expected = parity.Expected(kept.raw, kept.y, kept.logits, np.arange(len(kept.raw)))
     rows = []

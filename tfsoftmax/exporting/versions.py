@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tfsoftmax.errors import InputError
+from tfsoftmax.exporting import manifest
 
-_WORK = ".export-"  # servers look at whole numbers only
+_WORK = ".tfsoftmax-export-"  # servers look at whole numbers only
 
 
 def versions(folder: Path) -> list[int]:
@@ -43,7 +44,8 @@ def work(folder: Path) -> Iterator[Path]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for left in folder.glob(f"{_WORK}*"):
-            shutil.rmtree(left, ignore_errors=True)
+            if re.fullmatch("[a-z0-9_]{8}", left.name.removeprefix(_WORK)):  # as mkdtemp makes them
+                shutil.rmtree(left, ignore_errors=True)
         try:
             aside = Path(tempfile.mkdtemp(prefix=_WORK, dir=folder))
         except OSError as error:
@@ -82,11 +84,12 @@ def publish(version: Path, beside: list[Path], folder: Path) -> Path:
 
 
 def keep(folder: Path, version: int, count: int, aside: Path) -> list[int]:
-    """Remove the oldest versions below ``version`` until ``count`` are left; gives those removed.
+    """Remove the oldest versions below ``version`` until ``count`` are left; returns those removed.
 
-    Each is renamed into ``aside`` first, so that no half of it is ever to be seen.
+    Each is renamed into ``aside`` first, so that no half of it is ever to be seen. What others have put there stays and
+    does not count: versions without a manifest of ours, and those that hold files that it does not list.
     """
-    found = versions(folder)
+    found = [number for number in versions(folder) if manifest.is_ours(folder / str(number))]
     removed = [number for number in found[: max(0, len(found) - count)] if number < version]
     for number in removed:
         (folder / str(number)).rename(aside / f"removed-{number}")

@@ -86,7 +86,7 @@ class Run:
             InputError: it has no name, cannot be read, or has changed since.
         """
         folder = str(self.folder)
-        in_python = f"pass data in Python: tfsoftmax.Run({folder!r}).evaluate(data=…), or .export('FOLDER', data=…)"
+        in_python = f"pass the data in Python: tfsoftmax.Run({folder!r}).evaluate(data=…), or .export('FOLDER', data=…)"
         data = reopened(self.config, f"the run in {folder!r}", in_python, self.spec.classes)
         self._check(data)
         return data
@@ -106,12 +106,13 @@ class Run:
             InputError: another split, validation rows of a run that has none, or data that do not fit.
         """
         one_of("split", split, ("test", "val"))
+        model = self.model
         data = self.data() if data is None else data
         self._check(data)
         test = Rows(data.source.x_test, data.source.y_test, self.spec, self.config.batch_size).dataset()
         if split == "val" and self.config.val != "test":
             test = self._val(data)
-        return figures(self.model, test, self.spec.classes)
+        return figures(model, test, self.spec.classes)
 
     def export(
         self,
@@ -136,6 +137,7 @@ class Run:
         """
         from tfsoftmax.export import export
 
+        model = self.model
         data = self.data() if data is None else data
         self._check(data)
         rows, labels = data.source.x_test, data.source.y_test
@@ -143,7 +145,7 @@ class Run:
             val = self._val(data).rows
             rows, labels = val.x, val.y
         return export(
-            self.model,
+            model,
             self.spec,
             path,
             rows=rows,
@@ -213,7 +215,9 @@ def reopened(config: RunConfig, what: str, way_out: str, classes: tuple[str, ...
     if config.fingerprint is not None and (found := changes(config.fingerprint, data.fingerprint)):
         if classes and classes != data.classes:
             found.append(renamed(classes, data.classes))
-        raise InputError(f"{config.data!r} is no longer the data of {what}, changed: {', '.join(found)}; {way_out}")
+        raise InputError(
+            f"{config.data!r} is no longer the data of {what}: changed {', '.join(found)}; put it back, or {way_out}"
+        )
     return data
 
 
