@@ -107,6 +107,7 @@ def train(
     out = Path("runs", _file_name(settings.data or "data")) if out is None else out
     with tensorflow():
         from tfsoftmax.runs import training
+        from tfsoftmax.runs.evaluation import summary
         from tfsoftmax.runs.run import reopened
         from tfsoftmax.strategy import again, opened
     with again(timeout, once="--overwrite") as left:
@@ -124,7 +125,7 @@ def train(
     print(f"trained {run.metrics['epochs']} epochs in {run.metrics['seconds']:.1f} s: {run.folder}")
     for split in ("val", "test"):
         if run.metrics[split]:
-            print(f"{split:<5} {_summary(run.metrics[split])}")
+            print(f"{split:<5} {summary(run.metrics[split])}")
 
 
 @app.command(epilog=_example("tune --out tune/book --trials 16 --space momentum=0,0.9"))
@@ -192,7 +193,9 @@ def tune(
         f"{len(ended)} trials of {len(found.trials)} came to an end; the best by {objective}:\n"
     )
     names = ["trial", *(wanted or ["lr"]), "best_epoch", "val_loss", "val_accuracy"]
-    cells = [names] + [[_cell(row[name]) for name in names] for row in ended[:5]]
+    cells = [names] + [
+        [f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for name in names] for row in ended[:5]
+    ]
     widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
     for line in cells:
         print("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)))
@@ -214,13 +217,13 @@ def evaluate(
     """Evaluate a finished run: loss, accuracy with its 95 % interval, figures a class, confusion matrix."""
     one_of("--split", split, ("test", "val"))
     with tensorflow():
-        from tfsoftmax.runs.evaluation import report
+        from tfsoftmax.runs.evaluation import report, summary
         from tfsoftmax.runs.run import Run
     result = Run(run).evaluate(split)
     if as_json:
         print(json.dumps({"split": split, **result}))
         return
-    print(f"{split}: {_summary(result)}\n\n{report(result)}")
+    print(f"{split}: {summary(result)}\n\n{report(result)}")
 
 
 @app.command(epilog=_example("export runs/fashion_mnist --to export/fashion_mnist"))
@@ -387,20 +390,8 @@ def datasets(as_json: Json = False) -> None:
         print(f"{kind.usage:<15} {kind.summary}")
 
 
-def _summary(result: dict[str, Any]) -> str:
-    low, high = result["accuracy_95"]
-    return (
-        f"loss {result['loss']:.4f}   accuracy {result['accuracy']:.4f} "
-        f"(95 % interval {low:.4f} to {high:.4f}, {result['rows']:,} rows)"
-    )
-
-
 def _file_name(data: str) -> str:
     return data.replace(":", "_").replace("/", "_")
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:

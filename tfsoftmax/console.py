@@ -34,30 +34,32 @@ def run(app: typer.Typer) -> None:
             stream.reconfigure(errors="backslashreplace")
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"] or ["--help"]
     debug = "--debug" in sys.argv
-    usage_error = typer.BadParameter.__mro__[2]  # click's ClickException, which Typer exports under no name of its own
     try:
         status = typer.main.get_command(app).main(arguments, prog_name="tfsoftmax", standalone_mode=False) or 0
         if status == 130:  # Typer's answer to Ctrl-C
             raise KeyboardInterrupt
-        sys.exit(status)
-    except TfsoftmaxError as error:
-        failure, status, text = error, error.exit_status, str(error)
-    except usage_error as error:
-        failure, status, text = error, 2, error.format_message()
-    except (KeyboardInterrupt, typer.Abort) as error:
-        failure, status, text = error, 130, "interrupted"
-    except ModuleNotFoundError as error:
-        failure, status = error, 1
-        text = f"this needs {error.name}, which is not installed here; `pip install tfsoftmax` brings all it requires"
-    except OSError as error:
-        failure, status, text = (
-            error,
-            1,
-            f"{error.strerror or error}: {error.filename}" if error.filename else str(error),
-        )
-    except Exception as error:
-        failure, status, text = error, 1, f"{type(error).__name__}: {error} (--debug shows where)"
-    if debug:
-        raise failure
-    print(f"error: {text}", file=sys.stderr)
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            raise
+        status, text = _explained(error)
+        print(f"error: {text}", file=sys.stderr)
     sys.exit(status)
+
+
+def _explained(error: BaseException) -> tuple[int, str]:
+    """The exit status of a failure, and its line."""
+    usage_error = typer.BadParameter.__mro__[2]  # click's ClickException, which Typer exports under no name of its own
+    if isinstance(error, TfsoftmaxError):
+        return error.exit_status, str(error)
+    if isinstance(error, usage_error):
+        return 2, error.format_message()  # type: ignore[attr-defined]
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        return 130, "interrupted"
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            1,
+            f"this needs {error.name}, which is not installed; `pip install tfsoftmax` brings what it requires",
+        )
+    if isinstance(error, OSError):
+        return 1, f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+    return 1, f"{type(error).__name__}: {error} (--debug shows where)"

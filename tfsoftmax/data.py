@@ -13,53 +13,11 @@ import numpy as np
 from tfsoftmax import sources
 from tfsoftmax._checks import INT32, INT64, number, one_of, shown, typed
 from tfsoftmax.errors import InputError
+from tfsoftmax.preprocessing import PREPROCESSORS as PREPROCESSORS
 from tfsoftmax.spec import ModelSpec, check_val
 
 if TYPE_CHECKING:
     import tensorflow as tf
-
-Constants = tuple[float | np.ndarray, float | np.ndarray]
-
-
-def _unit(x: np.ndarray, full: float, rows: np.ndarray | None) -> Constants:
-    """Divide by the largest value of the type: pictures come to [0, 1], as in the chapter; floats stay as they are."""
-    return 0.0, 1.0 / full
-
-
-def _center(x: np.ndarray, full: float, rows: np.ndarray | None) -> Constants:
-    """``unit``, with each input's mean over the training rows subtracted."""
-    return _moments(x, rows)[0], 1.0 / full
-
-
-def _standardize(x: np.ndarray, full: float, rows: np.ndarray | None) -> Constants:
-    """Subtract each input's mean, divide by its deviation.
-
-    Of pictures by the deviation and a twentieth of the largest value, so that nearly constant pixels do not explode.
-    Columns of a table that are constant, or too small for the reciprocal to be a float32, are not divided.
-    """
-    mean, deviation = _moments(x, rows)
-    if x.dtype == np.uint8:
-        return mean, 1.0 / (deviation + 0.05 * full)
-    return mean, 1.0 / np.where(deviation > np.finfo(np.float32).tiny, deviation, 1.0)
-
-
-def _moments(x: np.ndarray, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each input over some rows, float64, a few thousand rows at a time."""
-    rows = np.arange(len(x)) if rows is None else rows
-    parts = np.array_split(rows, math.ceil(len(rows) / 4096))
-    mean = sum(x[part].sum(axis=0, dtype=np.float64) for part in parts) / len(rows)
-    first = x[rows[0]]
-    square, varies = np.zeros(x.shape[1:]), np.zeros(x.shape[1:], bool)
-    for part in parts:
-        values = x[part]
-        square += ((values - mean) ** 2).sum(axis=0)
-        varies |= (values != first).any(axis=0)
-    return mean, np.sqrt(square / len(rows)) * varies  # the mean of a constant is rounded
-
-
-# name -> function of raw rows (n, *shape), the largest value of their type (255 for uint8, 1 for floats) and the
-# indices of the training rows among them (None: all) that gives the (offset, scale) of ModelSpec.
-PREPROCESSORS = {"unit": _unit, "center": _center, "standardize": _standardize}
 
 
 def preprocess(spec: ModelSpec, x: tf.Tensor) -> tf.Tensor:
@@ -124,7 +82,7 @@ class Rows:
     def checksum(self) -> int:
         """CRC-32 of the arrays that these rows are in, and of which ones they are."""
         arrays = [self._x, self._y] + ([] if self.index is None else [self.index])
-        return functools.reduce(lambda sum_, array: zlib.crc32(np.ascontiguousarray(array), sum_), arrays, 0)
+        return functools.reduce(lambda sum_, array: zlib.crc32(np.ascontiguousarray(array).data, sum_), arrays, 0)
 
     @property
     def steps(self) -> int:
@@ -240,7 +198,7 @@ class Data:
         self.source = source
         x, y = source.x_train, source.y_train
         train = held_out = None
-        if val != "test" and val != 0 and not refit:
+        if not isinstance(val, str) and val != 0 and not refit:
             val = max(1, len(x) // 6) if val is None else val
             if val >= len(x):
                 raise InputError(f"val={val} leaves no training row of {len(x)} in {source.name!r}: give less")

@@ -103,7 +103,7 @@ def export(
     linear = Linear(*_weights(model, spec), spec)
     expected = _expected(model, linear, rows, labels)
     parent = Path(path)
-    if (found := kind(parent)) and found[0] != EXPORT:
+    if (there := kind(parent)) and there[0] != EXPORT:
         raise not_a(EXPORT, parent, "")
     try:
         with versions.work(parent) as work:
@@ -139,8 +139,8 @@ def _write(
     folder: Path, linear: Linear, rows: parity.Expected, metrics: dict[str, Any] | None, config: RunConfig | None
 ) -> list[dict[str, Any]]:
     """Write all files of a version folder and those that go beside it; gives the parity rows."""
-    kept = (array[rows.few] for array in (rows.raw, rows.y, rows.logits))
-    Reference(*kept, linear.kernel, linear.bias).write(folder)
+    raw, y, logits = (array[rows.few] for array in (rows.raw, rows.y, rows.logits))
+    Reference(raw, y, logits, linear.kernel, linear.bias).write(folder)
     found = []
     for name, entry in EXPORTERS.items():
         entry.write(linear, folder)

@@ -54,7 +54,7 @@ class ModelSpec(_Json):
         shape: shape of one raw input, without the batch: ``(28, 28)`` for Fashion-MNIST.
         dtype: ``"uint8"`` for pictures, ``"float32"`` for tables.
         classes: class names, at least two different ones, each one line of text; the index is the label.
-        preprocess: name of the preprocessing that gave ``offset`` and ``scale``, see ``tfsoftmax.data.PREPROCESSORS``.
+        preprocess: name of the preprocessing that gave ``offset`` and ``scale``, see ``tfsoftmax.preprocessing``.
         offset: a number, or one number for each element of a raw input, flattened in C order; raw units.
         scale: the same, in 1 / raw units.
 
@@ -71,7 +71,7 @@ class ModelSpec(_Json):
     scale: float | tuple[float, ...]
 
     def __post_init__(self) -> None:
-        from tfsoftmax.data import PREPROCESSORS
+        from tfsoftmax.preprocessing import PREPROCESSORS
 
         typed_fields(self)
         if not self.shape or min(self.shape) < 1:
@@ -121,7 +121,7 @@ class RunConfig(_Json):
         l2: factor of the squared weights (not the bias) in the loss, at least 0.
         label_smoothing: share of the label's probability that the loss in training gives to all classes, in [0, 1).
         schedule: ``"constant"``, or ``"cosine"`` decay to 0 over all steps (Loshchilov and Hutter, 2017).
-        preprocess: see ``tfsoftmax.data.PREPROCESSORS``.
+        preprocess: see ``tfsoftmax.preprocessing``.
         patience: stop after so many epochs without a lower validation loss and keep the best weights;
             ``None``: train all epochs and keep the last.
         refit: train on training and validation rows together, without validation.

@@ -4,6 +4,8 @@ import contextlib
 import json
 import re
 import shutil
+import subprocess
+import sys
 import urllib.request
 import zipfile
 from importlib import metadata
@@ -23,7 +25,6 @@ PICTURES = CHECKOUT / "tests" / "pictures"
 ORDER = ["README", "data", "training", "tuning", "exports", "speed", "serving", "scaling", "decisions"]
 # document and first words of a block -> why it cannot run here
 CANNOT_RUN = {
-    ("tuning", "import keras_tuner"): "KerasTuner's display fails on a group of trials; to be mended",
     ("README", "scripts/demo"): "makes an environment of its own; its commands are those of the README, which run",
     ("serving", "docker run -p 8501"): "needs Docker and TensorFlow Serving's image",
     ("serving", "docker run -p 8000"): "needs Docker and Triton's image",
@@ -118,6 +119,23 @@ def test_nothing_of_the_checkout_is_seen(reader, tmp_path):
         assert file.startswith(str(reader.environment.site)), file
 
 
+@pytest.mark.slow
+def test_type_checkers_see_what_the_wheel_offers(reader, tmp_path):
+    five = next(text for document, _, language, text in _blocks() if (document, language) == ("README", "python"))
+    wrong = "tfsoftmax.load(5)\ntfsoftmax.Fashion()\n"
+    (tmp_path / "program.py").write_text(f"{five}reveal_type(data.classes)\n{wrong}")
+    python = reader.environment.folder / "bin" / "python"
+    command = [sys.executable, "-m", "mypy", "--strict", "--python-executable", python, "--cache-dir", tmp_path]
+    variables = reader.environment.variables()
+    done = subprocess.run([*command, "program.py"], cwd=tmp_path, env=variables, capture_output=True, text=True)
+    found = done.stdout
+    assert 'Revealed type is "tuple[str, ...]"' in found.replace("builtins.", "")
+    errors = [line for line in found.splitlines() if ": error: " in line]
+    assert len(errors) == 2, found
+    assert 'incompatible type "int"; expected "str"' in errors[0]
+    assert 'no attribute "Fashion"' in errors[1]
+
+
 @pytest.mark.pinned
 def test_what_the_requirements_bring_is_pinned(reader):
     text = (CHECKOUT / "constraints.txt").read_text()
@@ -187,7 +205,7 @@ def test_serve_and_predict_need_only_what_their_list_names(lean, table, tmp_path
 def test_without_tensorflow_the_other_verbs_say_what_they_need(lean, tmp_path):
     done = lean.run("tfsoftmax", "train", cwd=tmp_path, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: this needs tensorflow, which is not installed here")
+    assert done.stderr.startswith("error: this needs tensorflow, which is not installed")
     assert done.stderr.count("\n") == 1
 
 

@@ -81,8 +81,9 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities of each row, float64 ``(rows, classes)``, from logits of any float type."""
-    exps = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return exps / exps.sum(axis=1, keepdims=True)
+    exps: np.ndarray = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    exps /= exps.sum(axis=1, keepdims=True)
+    return exps
 
 
 def wilson(right: int, count: int) -> tuple[float, float]:
@@ -169,6 +170,15 @@ def checked(metrics: Any, what: str = "metrics") -> dict[str, Any]:
                 {"true": names[i], "predicted": names[k], "rows": matrix[i][k]} for i, k in pairs[:MISTAKES]
             ]
     return found
+
+
+def summary(result: dict[str, Any]) -> str:
+    """Loss and accuracy in one line."""
+    low, high = result["accuracy_95"]
+    return (
+        f"loss {result['loss']:.4f}   accuracy {result['accuracy']:.4f} "
+        f"(95 % interval {low:.4f} to {high:.4f}, {result['rows']:,} rows)"
+    )
 
 
 def report(figures: dict[str, Any], most: int = 20) -> str:

@@ -167,7 +167,8 @@ class Run:
                 f"the validation rows of the run in {str(self.folder)!r} are in its own data alone; of {data!r} the "
                 "split 'test' can be evaluated"
             )
-        rows = Data(data.source, **data_settings(self.config)).val.rows
+        val: Any = Data(data.source, **data_settings(self.config)).val
+        rows = val.rows
         return Rows(rows.x, rows.y, self.spec, self.config.batch_size).dataset()
 
     def _check(self, data: Any) -> None:

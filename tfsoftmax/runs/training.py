@@ -11,7 +11,9 @@ import os
 import re
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -31,7 +33,7 @@ from tfsoftmax.spec import RunConfig
 from tfsoftmax.strategy import agree, chief, several, together, workers
 
 # name -> function of the number of all steps that gives SoftmaxRegression's decay_steps
-SCHEDULES = {"constant": lambda steps: None, "cosine": lambda steps: steps}
+SCHEDULES: dict[str, Callable[[int], int | None]] = {"constant": lambda steps: None, "cosine": lambda steps: steps}
 STATE = "state"  # in the run folder until training has finished
 RUN_FOLDER = Kind(
     "run folder",
@@ -192,7 +194,8 @@ def _save(model: keras.Model, path: Path) -> None:
     Keras notes the time, counts the input layers of a process, and names shared objects by their places in memory:
     here by 1, 2, 3, ….
     """
-    aside, content, numbers = path.with_name(f".{path.name}"), io.BytesIO(), {}
+    aside, content = path.with_name(f".{path.name}"), io.BytesIO()
+    numbers: dict[Any, int] = {}
     try:
         model.save(aside)
         with zipfile.ZipFile(aside) as made, zipfile.ZipFile(content, "w") as archive:

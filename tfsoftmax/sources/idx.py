@@ -90,7 +90,7 @@ def _read_array(stream: io.BufferedIOBase, path: Path, stored: int) -> np.ndarra
     if size > _DEFLATE * stored:
         raise InputError(f"{str(path)!r} says it holds {size:,} bytes (shape {shape}), more than its {stored:,} can")
     memory = empty_aligned((size,), np.uint8)
-    found, view = 0, memoryview(memory)
+    found, view = 0, memory.data
     while count := stream.readinto(view[found:]):
         found += count
     if found != size or stream.read(1):
