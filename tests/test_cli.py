@@ -120,8 +120,8 @@ def test_wrong_usage(idx_folder, tfsoftmax_cli, tmp_path, arguments, text):
     ("name", "content", "text"),
     [
         ("train-images-idx3-ubyte.gz", b"\x1f\x8b", "not a whole gzip file"),
-        ("train-images-idx3-ubyte.gz", gzip.compress(b"\7\7\7\7"), "not an IDX file"),
-        ("train-labels-idx1-ubyte.gz", gzip.compress(idx_bytes(__import__("numpy").zeros(3))), "3 labels"),
+        ("train-images-idx3-ubyte.gz", gzip.compress(b"\7\7\7\7", mtime=0), "not an IDX file"),
+        ("train-labels-idx1-ubyte.gz", gzip.compress(idx_bytes(__import__("numpy").zeros(3)), mtime=0), "3 labels"),
     ],
 )
 def test_bad_data(idx_folder, tfsoftmax_cli, tmp_path, name, content, text):
