@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
+import weakref
 import zlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -33,8 +36,8 @@ def preprocess(spec: ModelSpec, x: tf.Tensor) -> tf.Tensor:
 class Rows:
     """The rows of one split, in memory and raw, with their batch size and their order.
 
-    The order of epoch ``e`` depends on ``(seed, e)`` alone, so a run that goes on at epoch ``e`` sees the rows that
-    an undisturbed one sees. ``epoch`` counts the epochs begun: each new iteration of :meth:`dataset` is the next one.
+    The order of epoch ``e`` depends on ``(seed, e)`` alone. ``fit`` asks for the epochs that it trains, whoever has
+    gone through the rows before. Otherwise each new iteration of :meth:`dataset` is the next epoch; ``epoch`` counts.
 
     Args:
         x: raw inputs ``(rows, *spec.shape)`` of dtype ``spec.dtype``; shared, not copied, where its memory is aligned.
@@ -44,6 +47,8 @@ class Rows:
         seed: shuffles anew each epoch; ``None`` keeps the rows as they are.
         index: which rows of ``x`` and ``y`` these are, int32; ``None`` for all. Splits share one ``x`` so.
     """
+
+    _living: ClassVar[weakref.WeakSet[Rows]] = weakref.WeakSet()
 
     def __init__(
         self,
@@ -64,6 +69,28 @@ class Rows:
         self._on_device: dict[str, tuple[tf.Tensor, tf.Tensor]] = {}
         with tf.device("CPU"):
             self.epoch = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
+            self._counting = tf.Variable(1, dtype=tf.int64, trainable=False, name="counting")
+        self._living.add(self)
+
+    @classmethod
+    def begin(cls, epoch: int, counting: bool) -> None:
+        """Called by ``fit``: the next iteration of any :meth:`dataset`, and of what is made of it, is ``epoch``.
+
+        With ``counting`` the next but one is the epoch after; else all are ``epoch`` until it is called again.
+        """
+        for rows in cls._living:
+            rows.epoch.assign(epoch)
+            rows._counting.assign(int(counting))
+
+    @classmethod
+    @contextlib.contextmanager
+    def in_fit(cls) -> Iterator[None]:
+        """A fit, at whose end iterations count again."""
+        try:
+            yield
+        finally:
+            for rows in cls._living:
+                rows._counting.assign(1)
 
     def __len__(self) -> int:
         return len(self._x if self.index is None else self.index)
@@ -120,7 +147,8 @@ class Rows:
         (x, y), size, count = self.tensors(), self.batch_size, len(self)
 
         def begin(_: tf.Tensor) -> tf.Tensor:
-            return self.order(self.epoch.assign_add(1) - 1)
+            counting = self._counting.read_value()
+            return self.order(self.epoch.assign_add(counting) - counting)
 
         def batch(order: tf.Tensor, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             rows = order[step * size : tf.minimum((step + 1) * size, count)]

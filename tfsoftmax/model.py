@@ -11,7 +11,7 @@ import keras
 from tfsoftmax._checks import INT32, fraction, number, one_of
 from tfsoftmax.errors import InputError
 from tfsoftmax.fitting.epochs import accelerate
-from tfsoftmax.fitting.losses import SmoothedCrossentropy
+from tfsoftmax.fitting.losses import SmoothedCrossentropy, save_plain_loss
 
 # name -> Keras class; `--optimizer` takes these names.
 OPTIMIZERS = {
@@ -80,7 +80,8 @@ def SoftmaxRegression(  # a class in the chapter, hence its name
     regularizer = keras.regularizers.L2(l2) if l2 else None
     model = keras.Sequential(
         [
-            keras.layers.Flatten(dtype="float32", name="flatten"),
+            # all that Keras has settings for is given: none of them changes what is trained and exported
+            keras.layers.Flatten(data_format="channels_last", dtype="float32", name="flatten"),
             keras.layers.Dense(
                 num_outputs,
                 kernel_initializer=initializer,
@@ -91,16 +92,14 @@ def SoftmaxRegression(  # a class in the chapter, hence its name
         ],
         name="softmax_regression",
     )
-    model.dtype_policy = "float32"  # whatever Keras's global policy is: only the products have another precision
-    plain = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.dtype_policy = "float32"
+    plain = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype="float32")
     model.compile(
         optimizer=optimizer,
         loss=SmoothedCrossentropy(label_smoothing) if label_smoothing else plain,
         metrics=["accuracy"],
     )
-    if label_smoothing:  # Keras has no such loss, and what is saved must open without this package
-        compiled = model.get_compile_config()
-        model.get_compile_config = lambda: {**compiled, "loss": keras.saving.serialize_keras_object(plain)}
+    save_plain_loss(model)
     return accelerate(model)
 
 

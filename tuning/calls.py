@@ -14,9 +14,10 @@ import keras_tuner
 
 from tfsoftmax.data import Rows
 from tfsoftmax.fitting import compilable
+from tfsoftmax.fitting.call import declared
 from tuning.lanes import Lane, lane_of
 
-_FIT = inspect.signature(keras.Model.fit)
+_FIT = inspect.signature(declared("fit"))
 # arguments of fit that lanes know; all others must have their defaults
 _KNOWN = {"self", "x", "epochs", "initial_epoch", "validation_data", "verbose", "shuffle"}
 _EPOCHS = {"epochs": 1, "initial_epoch": 0}  # and Keras's defaults

@@ -95,7 +95,7 @@ def train(
         for lane in trained:
             lane.histories.append({})
         for epoch in range(first, last):
-            logs = lanes.epoch(execution * (last - first) + epoch)
+            logs = lanes.epoch(epoch)
             weights = lanes.weights()
             for k, lane in enumerate(trained):
                 if lane.failed:

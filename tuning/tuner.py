@@ -48,8 +48,7 @@ class LaneTuner(keras_tuner.Tuner):
     ``_build_and_fit_model``, ``on_epoch_begin``, ``on_epoch_end`` or ``on_batch_…`` has all its trials trained so;
     one that only looks at figures overrides :meth:`epoch_ended` and keeps the lanes.
 
-    Every trial begins with the same order of the rows, so a trial does not depend on those before it. The execution
-    ``i`` of ``executions_per_trial`` goes on where the one before it ended.
+    Every trial, and each of its executions, sees the rows in the same order, so none depends on those before it.
 
     A search that was killed is gone through again with the same oracle from its beginning: trained groups of trials
     are read from the project folder, the others are trained. Thus it ends as an undisturbed one would.
@@ -158,9 +157,6 @@ class LaneTuner(keras_tuner.Tuner):
         """What a trial gave that has been trained as a lane; any other is trained now, by itself."""
         if trial.trial_id in self._results:
             return [_as_history(result) for result in self._results[trial.trial_id]]
-        for value in (*args, *kwargs.values()):
-            if hasattr(value, "rows"):
-                value.rows.epoch.assign(0)
         given = super().run_trial(trial, *args, **for_trial(trial, kwargs))
         self._results[trial.trial_id] = [getattr(result, "history", result) for result in given]
         return given

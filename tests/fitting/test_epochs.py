@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from compared import fitted, made_source, plain, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,49 +22,6 @@ OPTIMIZERS = {
     "adamw": lambda steps: keras.optimizers.AdamW(0.01, weight_decay=0.1),
     "cosine": lambda steps: keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.5, steps)),
 }
-
-
-def made_source(rows=100, shape=(4, 3), classes=3, seed=0):
-    rng = np.random.default_rng(seed)
-    y = np.concatenate([np.arange(classes), rng.integers(0, classes, rows - classes)])
-    x = np.clip(rng.integers(0, 200, (rows, *shape)) + 10 * y.reshape(-1, *[1] * len(shape)), 0, 255).astype(np.uint8)
-    return tfsoftmax.Source("made", x, y, x[:classes], y[:classes], range(classes))
-
-
-def plain(model):
-    """The same model without the compiled epoch: what Keras makes of its configuration."""
-    copied = keras.models.clone_model(model)
-    optimizer = type(model.optimizer).from_config(model.optimizer.get_config())
-    copied.compile(optimizer, model.loss, metrics=["accuracy"])
-    return copied
-
-
-def fitted(make_data, make_model, accelerated, **fit):
-    """Weights, optimizer state and history after a fit, in the one way or the other."""
-    data, model = make_data(), make_model()
-    if not accelerated:
-        model = plain(model)
-    x = fit.pop("x", None)
-    held_out = fit.pop("validation", "val")
-    fit.setdefault("epochs", 2)
-    history = model.fit(
-        data.train if x is None else x(data), validation_data=getattr(data, held_out), verbose=0, shuffle=False, **fit
-    )
-    state = {variable.path.split("/")[-1]: np.asarray(variable) for variable in model.optimizer.variables}
-    state.pop("learning_rate", None)
-    return {**dict(zip(("kernel", "bias"), model.get_weights(), strict=True)), **state}, history.history
-
-
-def same(make_data, make_model, ignore=(), **fit):
-    ours, theirs = (fitted(make_data, make_model, way, **fit) for way in (True, False))
-    assert ours[0].keys() == theirs[0].keys()
-    for name, got in ours[0].items():
-        if name not in ignore:
-            np.testing.assert_allclose(got, theirs[0][name], atol=1e-5, err_msg=name)
-    assert np.abs(ours[0]["kernel"]).max() > 1e-3, "it has learnt something"
-    assert ours[1].keys() == theirs[1].keys()
-    for name, values in ours[1].items():
-        np.testing.assert_allclose(values, theirs[1][name], rtol=1e-5, atol=1e-5)  # a loss of 40 has five decimals
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -375,12 +333,6 @@ def test_labels_outside_are_refused_before_anything_changes():
     with pytest.raises(tfsoftmax.InputError, match=r"the data has a label outside \[0, 2\)"):
         model.fit(stream, verbose=0)
     assert not model.get_weights()[0].any()
-
-
-def test_class_weight_must_name_every_class():
-    data, model = tfsoftmax.Data(made_source(), batch_size=16), tfsoftmax.SoftmaxRegression(3)
-    with pytest.raises(tfsoftmax.InputError, match=r"one weight for each of the 3 classes, got \[0, 5\]"):
-        model.fit(data.train, class_weight={0: 1.0, 5: 2.0}, verbose=0)
 
 
 def test_copies_and_summary(capsys):

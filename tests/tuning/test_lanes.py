@@ -28,7 +28,6 @@ def data(source):
 
 
 def fit_alone(data, epochs, **settings):
-    data.train.rows.epoch.assign(0)
     model = tfsoftmax.SoftmaxRegression(len(data.classes), **settings)
     history = model.fit(data.train, validation_data=data.val, epochs=epochs, verbose=0).history
     return model.get_weights(), history
@@ -111,7 +110,7 @@ def test_label_smoothing_is_keras_on_one_hot_labels(data):
     plain.compile(
         keras.optimizers.SGD(0.1), keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.2)
     )
-    data.train.rows.epoch.assign(0)
+    data = tfsoftmax.Data(data.source, batch_size=32, seed=3)  # whose rows nobody has gone through
     theirs = plain.fit(data.train.map(lambda x, y: (x, tf.one_hot(y, 3))), epochs=2, verbose=0, shuffle=False).history
     np.testing.assert_allclose(weights[0], plain.get_weights()[0], atol=1e-5)
     np.testing.assert_allclose(history["loss"], theirs["loss"], atol=1e-5)

@@ -28,6 +28,10 @@ def misfit(model: keras.Model) -> str:
         return "its Dense has an activation, an activity regularizer or LoRA"
     if not dense.trainable or not model.trainable:
         return "its Dense is frozen"
+    if isinstance(dense.dtype_policy, keras.dtype_policies.QuantizedDTypePolicy):
+        return f"it is quantized ({dense.dtype_policy.name})"
+    if model.layers[0].data_format != "channels_last":
+        return "its Flatten turns the axes of its inputs (data_format='channels_first')"
     if dense.compute_dtype not in ("float32", "bfloat16") or dense.variable_dtype != "float32":
         return f"it computes in {dense.compute_dtype} and has variables of {dense.variable_dtype}"
     for name in ("train_step", "test_step", "compute_loss", "compute_metrics"):
@@ -35,8 +39,10 @@ def misfit(model: keras.Model) -> str:
             return f"{name} is not Keras's own"
     if not model.compiled:
         return "it is not compiled"
-    if model.run_eagerly:
-        return "run_eagerly is on"
+    if model.run_eagerly or tf.config.functions_run_eagerly():
+        return "run_eagerly is on" if model.run_eagerly else "tf.config.run_functions_eagerly is on"
+    if instrumented():
+        return "tf.debugging looks at the result of each operation"
     loss = model.loss
     if (
         type(loss) not in (keras.losses.SparseCategoricalCrossentropy, SmoothedCrossentropy)
@@ -45,7 +51,7 @@ def misfit(model: keras.Model) -> str:
     ):
         return "its loss is not SparseCategoricalCrossentropy(from_logits=True)"
     if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
-        return "its optimizer scales the loss"
+        return "its optimizer chooses a scale of the loss"
     if distributed(model):
         optimizer = model.optimizer
         if optimizer.clipnorm or optimizer.clipvalue or optimizer.global_clipnorm:
@@ -66,33 +72,37 @@ def distributed(model: keras.Model) -> bool:
     return type(model.distribute_strategy).__name__ != "_DefaultDistributionStrategy"
 
 
-def prepare(model: keras.Sequential, shape: Any) -> str:
-    """Make all variables for inputs of ``shape``, since a compiled loop cannot make any; gives why that is no use."""
+def instrumented() -> bool:
+    """Whether TensorFlow adds operations of its own to each function: ``tf.debugging.enable_check_numerics``, dumps."""
+    probe = tf.function(lambda x: x + x, autograph=False).get_concrete_function(tf.TensorSpec((), tf.float32))
+    return any(operation.type.startswith(("Debug", "CheckNumerics")) for operation in probe.graph.get_operations())
+
+
+def prepare(model: keras.Sequential, shape: tuple[int, ...]) -> str:
+    """Make all variables for inputs of ``shape``, since a compiled loop cannot; returns why it cannot take them."""
+    compiled = [metric for metric in model.metrics if metric.name == "compile_metrics"]
     with model.distribute_strategy.scope():
         if not model.built:
             model.build((None, *shape))
-        if not model.optimizer.built:
-            model.optimizer.build(model.trainable_variables)
-        for compiled in model.metrics:
-            if compiled.name == "compile_metrics" and not compiled.built:
-                label, logits = tf.zeros((1,), tf.int32), tf.zeros((1, model.layers[1].units))
-                model.compute_loss(None, label, logits)
-                model.compute_metrics(None, label, logits)
-                model.reset_metrics()
-    if model.input_shape[1:] != tuple(shape):
-        return f"the model takes {model.input_shape[1:]} and the data has {tuple(shape)}"
-    for compiled in model.metrics:
-        if compiled.name == "compile_metrics":
-            for metric in compiled.metrics:
-                if type(metric) not in _METRICS:
-                    return f"its metric {type(metric).__name__} is not known to compile"
+        if model.input_shape[1:] != tuple(shape):
+            return f"the model takes {model.input_shape[1:]} and the data has {tuple(shape)}"
+        if not model.optimizer.built or not all(metric.built for metric in compiled):
+            if not model.optimizer.built:
+                model.optimizer.build(model.trainable_variables)
+            label, logits = tf.zeros((1,), tf.int32), model(tf.zeros((1, *shape)))  # exports need a model once called
+            model.compute_loss(None, label, logits)
+            model.compute_metrics(None, label, logits)
+            model.reset_metrics()
+    for metric in (part for container in compiled for part in container.metrics):
+        if type(metric) not in _METRICS:
+            return f"its metric {type(metric).__name__} is not known to compile"
     return ""
 
 
 def stream_misfit(model: keras.Sequential, spec: Any) -> str:
     """Why batches of this element spec cannot take the compiled way; empty if they can, and then all is prepared."""
-    if isinstance(spec, tuple) and distributed(model):  # of the first replica
-        spec = tuple(tf.nest.flatten(part, expand_composites=True)[0] for part in spec)
+    if isinstance(spec, tuple) and distributed(model):
+        spec = tuple(_of_first_replica(part) for part in spec)
     if not (isinstance(spec, tuple) and 2 <= len(spec) <= 3 and all(isinstance(s, tf.TensorSpec) for s in spec)):
         return f"batches are not (x, y) or (x, y, sample_weight) of dense tensors: {spec}"
     x, y = spec[:2]
@@ -100,7 +110,14 @@ def stream_misfit(model: keras.Sequential, spec: Any) -> str:
         return f"batches have no static shape: x {x.shape}, y {y.shape}"
     if not (x.dtype.is_floating or x.dtype.is_integer):
         return f"inputs are {x.dtype.name}"
-    return prepare(model, x.shape[1:])
+    return prepare(model, tuple(x.shape[1:]))
+
+
+def _of_first_replica(spec: Any) -> Any:
+    """The TensorSpec that all replicas have of a part of a batch; ``spec`` where they have no such one."""
+    specs = tf.nest.flatten(spec, expand_composites=True)
+    dense = all(isinstance(part, tf.TensorSpec) for part in specs)
+    return specs[0] if dense and len({(part.shape.rank, part.dtype) for part in specs}) == 1 else spec
 
 
 def needs_batches(callbacks: Any) -> bool:

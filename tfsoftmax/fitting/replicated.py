@@ -148,7 +148,7 @@ class ReplicatedFunctions:
             [tf.identity(variable.value) for variable in variables], x, labels, weight, count, spec
         )
         if self.train:
-            model.optimizer.apply(gradients, variables)
+            model.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         mine = tf.reduce_sum(real)
         for metric in model.metrics:
             if metric.name == "loss":
@@ -178,4 +178,6 @@ class ReplicatedFunctions:
                 if regularizer is not None:
                     penalty += regularizer(value)
             loss = total / count + penalty / self.replicas
+            if self.train:
+                loss = self.model.optimizer.scale_loss(loss)
         return total, penalty, logits, tape.gradient(loss, values)

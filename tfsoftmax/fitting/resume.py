@@ -102,8 +102,6 @@ class Resume(keras.callbacks.Callback):
             return first
         if self._rows is None:
             _log.warning("the order of the rows is not kept in %s: it must be the same in each epoch", self.path)
-        else:
-            self._rows.epoch.assign(self._state["order"])
         self.epoch = self._state["epoch"]
         return epochs if self._state["stopped"] else self.epoch
 
@@ -176,7 +174,6 @@ class Resume(keras.callbacks.Callback):
         state = {
             "made": self._made,
             "epoch": epoch,
-            "order": None if self._rows is None else int(self._rows.epoch),
             "stopped": bool(self.model.stop_training),
             "variables": [np.asarray(variable) for variable in self._variables()],
             "history": [history.epoch, history.history],

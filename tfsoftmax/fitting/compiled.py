@@ -1,0 +1,142 @@
+"""The compiled functions of one device: a whole epoch over rows in memory, or steps of a stream.
+
+A whole epoch over rows in memory is one XLA function: gather, cast, preprocessing, loss, metrics, gradient and the
+optimizer's update in one loop, with static shapes (the last smaller batch is a second body of its own size). The
+weight gradient is computed transposed, ``(C, F) = errorᵀ x``, which a matrix product does twice as fast as
+``(F, C) = xᵀ error`` when classes are few. Streams go through the same step, compiled once per batch shape.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import keras
+import tensorflow as tf
+
+from tfsoftmax.data import preprocess
+from tfsoftmax.fitting.step import labels_checked, linear, wrong_label
+from tfsoftmax.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from tfsoftmax.data import Rows
+
+_GROUP = 2  # batches of a stream that go into one call of the compiled step
+
+
+class CompiledFunctions:
+    """The compiled functions for training or for testing one model as it is compiled now."""
+
+    def __init__(self, model: keras.Sequential, train: bool):
+        self.model, self.train = model, train
+        # partial: TensorFlow counts the tracings of bound methods over all models, and would warn of many models
+        self._epoch = tf.function(functools.partial(self._epoch_body), jit_compile=True, autograph=False)
+        self._steps = tf.function(functools.partial(self._steps_body), jit_compile=True, autograph=False)
+        self._stream = tf.function(functools.partial(self._stream_body), autograph=False, reduce_retracing=True)
+
+    def rows(
+        self, rows: Rows, order: tf.Tensor, begin: int, end: int, class_weight: tf.Tensor | None
+    ) -> dict[str, tf.Tensor]:
+        """Run batches ``begin`` to ``end`` of an epoch in the given order."""
+        x, y = rows.tensors(self.model.layers[1].kernel.value.device)
+        batches = tf.constant(begin), tf.constant(end)
+        logs: dict[str, tf.Tensor] = self._epoch(x, y, order, *batches, class_weight, rows.batch_size, rows.spec)
+        return logs
+
+    def stream(self, iterator: tf.data.Iterator, count: int) -> dict[str, tf.Tensor]:
+        """Run the next ``count`` batches of a stream, or those that are left; StopIteration if none is."""
+        try:
+            logs: dict[str, tf.Tensor]
+            done, logs = self._stream(iterator, tf.constant(count))
+        except tf.errors.InvalidArgumentError as error:
+            raise wrong_label(error, self.model.layers[1].units) from error
+        if not done:
+            raise StopIteration
+        return logs
+
+    def _epoch_body(
+        self,
+        x: tf.Tensor,
+        y: tf.Tensor,
+        order: tf.Tensor,
+        begin: tf.Tensor,
+        end: tf.Tensor,
+        class_weight: tf.Tensor | None,
+        size: int,
+        spec: ModelSpec,
+    ) -> dict[str, tf.Tensor]:
+        full, rest = divmod(order.shape[0], size)
+
+        def batch(i: tf.Tensor, count: int) -> None:
+            picked = tf.slice(order, [i * size], [count])
+            raw, labels = tf.gather(x, picked), tf.gather(y, picked)
+            weight = None if class_weight is None else tf.gather(class_weight, labels)
+            self._step(preprocess(spec, raw), labels, weight)
+
+        def loop(i: tf.Tensor) -> tf.Tensor:
+            batch(i, size)
+            return i + 1
+
+        def last() -> tf.Tensor:
+            batch(tf.constant(full), rest)
+            return end
+
+        if full:
+            tf.while_loop(lambda i: i < tf.minimum(end, full), loop, [begin])
+        if rest:
+            tf.cond(end > full, last, lambda: end)
+        return self._metrics()
+
+    def _metrics(self) -> dict[str, tf.Tensor]:
+        logs: dict[str, tf.Tensor] = self.model.get_metrics_result()
+        return logs
+
+    def _step(self, x: tf.Tensor, y: tf.Tensor, weight: tf.Tensor | None) -> None:
+        """One batch: Keras's own loss, metrics and optimizer around our product."""
+        model, dense = self.model, self.model.layers[1]
+        variables = model.trainable_variables
+        with tf.GradientTape() as tape:
+            logits = linear(dense, x, dense.kernel.value, dense.bias.value if dense.use_bias else None)
+            loss = model.compute_loss(None, y, logits, weight, training=self.train)
+            scaled = model.optimizer.scale_loss(loss) if self.train else loss
+        if self.train:
+            gradients = tape.gradient(scaled, [variable.value for variable in variables])
+            model.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        next(metric for metric in model.metrics if metric.name == "loss").update_state(
+            loss, sample_weight=tf.shape(x)[0]
+        )
+        model.compute_metrics(None, y, logits, weight)
+
+    def _stream_body(self, iterator: tf.data.Iterator, count: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Batches in groups of _GROUP, then the rest (with the last, perhaps smaller one) one by one."""
+
+        def present(batches: list[tf.experimental.Optional]) -> tf.Tensor:
+            self._checked_steps([batch.get_value() for batch in batches])
+            return tf.constant(len(batches))
+
+        def body(size: int, i: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            batches = [iterator.get_next_as_optional() for _ in range(size)]
+            done = tf.cond(
+                batches[-1].has_value(),
+                lambda: present(batches),
+                lambda: sum(
+                    (tf.cond(b.has_value(), lambda b=b: present([b]), lambda: tf.constant(0)) for b in batches[:-1]),
+                    tf.constant(0),
+                ),
+            )
+            return i + done, tf.equal(done, size)
+
+        i, more = tf.constant(0), tf.constant(True)
+        for size, stop in ((_GROUP, count - _GROUP), (1, count)):
+            i, more = tf.while_loop(
+                lambda i, more, stop=stop: more & (i < stop), functools.partial(body, size), [i, more]
+            )
+        return i, self._metrics()
+
+    def _checked_steps(self, batches: list[tuple[tf.Tensor, ...]]) -> None:
+        with tf.control_dependencies([labels_checked(batch[1], self.model.layers[1].units) for batch in batches]):
+            self._steps(batches)
+
+    def _steps_body(self, batches: list[tuple[tf.Tensor, ...]]) -> None:
+        for x, y, *weight in batches:
+            self._step(x, y, weight[0] if weight else None)
