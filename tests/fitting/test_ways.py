@@ -5,6 +5,7 @@ import re
 import keras
 import numpy as np
 import onnxruntime
+import pandas
 import pytest
 import tensorflow as tf
 from compared import made_source, plain, same
@@ -85,6 +86,34 @@ def test_a_validation_stream_that_does_not_fit(replicated, caplog):
     assert [record.getMessage() for record in caplog.records if record.name.startswith("tfsoftmax")] == [
         "training Keras's own way, which is slower: batches have no static shape: x (None, None, 3), y (None,)"
     ]
+
+
+class Batches(keras.utils.PyDataset):
+    """What does not say beforehand what it yields."""
+
+    def __init__(self, x, y):
+        super().__init__()
+        self.x, self.y = x, y
+
+    def __len__(self):
+        return len(self.x) // 5
+
+    def __getitem__(self, i):
+        return self.x[5 * i : 5 * i + 5], self.y[5 * i : 5 * i + 5]
+
+
+def test_data_of_other_kinds(caplog):
+    model, found = tfsoftmax.SoftmaxRegression(3, initializer="glorot_normal", seed=1), []
+    for batches in (4, 12):
+        x, y, _ = made_stream(batches)
+        x = x.reshape(len(x), -1)
+        frame = pandas.DataFrame(x.astype(np.float64)), y
+        for given in (frame, (x, y), (tf.constant(x), tf.constant(y))):
+            found.append(model.evaluate(*given, batch_size=5, verbose=0)[0] - cross_entropy(model, x, y))
+        assert "slower" not in caplog.text or batches == 12
+        found.append(model.evaluate(Batches(x, y), verbose=0)[0] - cross_entropy(model, x, y))
+    np.testing.assert_allclose(found, 0, atol=1e-5)
+    assert caplog.text.count("the batches of Batches are not known beforehand") == 1
 
 
 @pytest.mark.parametrize("mode", ["int8", "float8"])

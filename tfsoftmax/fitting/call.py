@@ -134,7 +134,9 @@ class Call(keras.callbacks.Callback):
         train, first = self.parts["train"], self._epoch is None
         self._epoch = epoch
         train.begin()
-        if first or not train.asked:  # else the iterator of the epoch before goes on
+        if (self.why or train.rows is None) and (
+            first or not train.asked
+        ):  # else an iterator of an epoch before goes on
             Rows.begin(epoch, counting=train.asked)
 
     def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
