@@ -337,3 +337,23 @@ def test_a_worker_lives_as_long_as_one_of_its_trials_runs(tmp_path, monkeypatch)
         assert list(oracle.ongoing_trials) == ["worker-1"]
     workers.time.sleep(1.5)
     assert not oracle.ongoing_trials, "and no longer than that"
+
+
+def test_a_worker_lives_through_the_last_of_its_fits(data, fit_kwargs, tmp_path, monkeypatch, caplog):
+    class Slow(keras.callbacks.Callback):
+        fits = 0
+
+        def on_train_begin(self, logs=None):
+            Slow.fits += 1
+            workers.time.sleep(1.5 * (Slow.fits - 1))
+
+    monkeypatch.setattr(workers, "_BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(tuning.LaneTuner, "_is_worker", lambda self: True)
+    oracle = keras_tuner.oracles.RandomSearchOracle("val_loss", max_trials=2, seed=1)
+    hypermodel = tuning.SoftmaxHyperModel(data, space=SPACE)
+    tuner = tuning.LaneTuner(oracle, hypermodel, directory=tmp_path, project_name="shared")
+    (tmp_path / "shared" / "lanes").mkdir()  # as a chief does
+    workers.watch(oracle, timeout=0.5)
+    tuner.search(**fit_kwargs, callbacks=[Slow()])
+    assert "is silent" not in caplog.text
+    assert Slow.fits == 2
