@@ -365,16 +365,22 @@ def test_a_worker_lives_as_long_as_one_of_its_trials_runs(tmp_path, monkeypatch)
 
 def test_a_worker_lives_through_the_last_of_its_fits(data, fit_kwargs, tmp_path, monkeypatch):
     monkeypatch.setattr(tuning.LaneTuner, "_is_worker", lambda self: True)
-    oracle = keras_tuner.oracles.RandomSearchOracle("val_loss", max_trials=2, seed=1)
-    hypermodel = tuning.SoftmaxHyperModel(data, space=SPACE)
-    tuner = tuning.LaneTuner(oracle, hypermodel, directory=tmp_path, project_name="shared")
-    (tmp_path / "shared" / "lanes").mkdir()  # as a chief does
-    wait, fits = signs_of_life(oracle, monkeypatch), []
+    oracle = tuning.GridOracle("val_loss", {"lr": (0.01, 0.1)}, 2)
+    wait, waited = signs_of_life(oracle, monkeypatch), []
 
-    class Waiting(keras.callbacks.Callback):
-        def on_train_begin(self, logs=None):
+    def slow(y_true, y_pred):
+        if not waited:
+            waited.append(oracle.trials["0000"].status)
             wait()
-            fits.append(1)
+        return loss()(y_true, y_pred)
 
-    tuner.search(**fit_kwargs, callbacks=[Waiting()])
-    assert len(fits) == 2
+    def build(hp):  # a lane, and then a model that is trained alone
+        model = tfsoftmax.SoftmaxRegression(3)
+        alone = hp.Choice("lr", [0.01, 0.1]) == 0.1
+        model.compile("sgd", loss=slow if alone else loss(), metrics=["accuracy"], run_eagerly=alone)
+        return model
+
+    tuner = tuning.LaneTuner(oracle, build, directory=tmp_path, project_name="shared")
+    (tmp_path / "shared" / "lanes").mkdir()  # as a chief does
+    tuner.search(**fit_kwargs)
+    assert waited == ["COMPLETED"]
