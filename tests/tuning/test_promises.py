@@ -372,6 +372,7 @@ def test_a_worker_lives_through_the_last_of_its_fits(data, fit_kwargs, tmp_path,
         if not waited:
             waited.append(oracle.trials["0000"].status)
             wait()
+            waited.append("heard")
         return loss()(y_true, y_pred)
 
     def build(hp):  # a lane, and then a model that is trained alone
@@ -383,4 +384,4 @@ def test_a_worker_lives_through_the_last_of_its_fits(data, fit_kwargs, tmp_path,
     tuner = tuning.LaneTuner(oracle, build, directory=tmp_path, project_name="shared")
     (tmp_path / "shared" / "lanes").mkdir()  # as a chief does
     tuner.search(**fit_kwargs)
-    assert waited == ["COMPLETED"]
+    assert waited == ["COMPLETED", "heard"]
