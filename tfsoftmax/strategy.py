@@ -19,6 +19,7 @@ import tfsoftmax._tensorflow  # noqa: F401 - before TensorFlow
 import tensorflow as tf
 
 from tfsoftmax._checks import one_of
+from tfsoftmax._private import COLLECTIVES_ABORTED
 from tfsoftmax.errors import InputError, TrainingError, WorkerLost
 
 Strategy = tf.distribute.Strategy
@@ -228,7 +229,7 @@ def workers(are_several: bool, begun: bool = False) -> Iterator[None]:
     except tf.errors.OpError as error:
         # an iterator's own fault may be of these kinds too
         gone = isinstance(error, _GONE) and "IteratorGetNext" not in error.message
-        if not (are_several and (gone or "Collective ops is aborted" in error.message)):
+        if not (are_several and (gone or COLLECTIVES_ABORTED in error.message)):
             raise
         raise WorkerLost.of(error, begun) from error
 

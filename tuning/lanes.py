@@ -58,10 +58,11 @@ def lane_of(model: keras.Model) -> Lane | str:
     rate = optimizer.get_config()["learning_rate"]
     decay_steps = None
     if not isinstance(rate, float):
-        schedule = optimizer._learning_rate  # the public property computes the present rate
-        if type(schedule) is not keras.optimizers.schedules.CosineDecay or schedule.alpha or schedule.warmup_steps:
+        schedule = rate["config"]
+        kind = rate["class_name"], rate.get("registered_name")
+        if kind != ("CosineDecay", None) or schedule["alpha"] or schedule["warmup_steps"]:
             return "its learning rate schedule is not a cosine decay to 0"
-        rate, decay_steps = schedule.initial_learning_rate, schedule.decay_steps
+        rate, decay_steps = schedule["initial_learning_rate"], schedule["decay_steps"]
     if why := _compiled_otherwise(model):
         return why
     if int(optimizer.iterations):

@@ -12,10 +12,10 @@ from typing import Any
 
 import keras
 import keras_tuner
-from keras_tuner.src.distribute import utils as distribution
 
 from tfsoftmax._checks import number
 from tfsoftmax._machine import memory_available
+from tfsoftmax._private import lost
 from tfsoftmax.errors import InputError
 from tuning import group, workers
 from tuning.calls import Call, call_of, for_trial
@@ -100,7 +100,7 @@ class LaneTuner(keras_tuner.Tuner):
 
     def reload(self) -> None:
         """Read the state of a search that ended or was killed, for ``results_summary`` and the like."""
-        if not self._is_worker():
+        if not workers.is_worker():
             self._kept.check(self.oracle)
         self._reloaded = True
         try:
@@ -114,13 +114,17 @@ class LaneTuner(keras_tuner.Tuner):
 
     def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
         """As ``keras_tuner.Tuner.search``: the arguments are those of ``HyperModel.fit``."""
-        if not self._is_worker():
+        if gone := lost("lanes"):
+            _log.warning("all trials are trained KerasTuner's way, one after the other: %s", gone)
+            super().search(*fit_args, **fit_kwargs)
+            return
+        if not workers.is_worker():
             self._start_again()
-        if distribution.is_chief_oracle():
+        if workers.is_chief():
             workers.watch(self.oracle, self.worker_timeout)
             super().search(*fit_args, **fit_kwargs)
             return
-        if "verbose" in fit_kwargs and not self._is_worker():
+        if "verbose" in fit_kwargs and not workers.is_worker():
             self.oracle.verbose = fit_kwargs["verbose"]
         self._end = math.inf if self.seconds is None else time.monotonic() + self.seconds
         overridden = [name for name in _INSIDE if self._overridden(name)]
@@ -138,13 +142,13 @@ class LaneTuner(keras_tuner.Tuner):
                 key = trial.trial_id if isinstance(call, str) else json.dumps(call.key(self.executions_per_trial))
                 groups.setdefault(key, []).append((trial, call))
             running = [trial.trial_id for trial, _ in trials]
-            with workers.heartbeat(self.oracle, running, self._is_worker()):
+            with workers.heartbeat(self.oracle, running, workers.is_worker()):
                 for key, members in groups.items():
                     self._run(key, members, running, fit_args, fit_kwargs)
         self.on_search_end()
 
     def _overridden(self, name: str) -> bool:
-        return getattr(getattr(self, name), "__func__", None) is not getattr(LaneTuner, name)
+        return getattr(getattr(self, name, None), "__func__", None) is not getattr(LaneTuner, name, None)
 
     def epoch_ended(self, trial: Any, epoch: int, logs: dict[str, float]) -> None:
         """Called after each epoch of each trial with its figures, for a subclass to show them; returns nothing."""
@@ -175,6 +179,8 @@ class LaneTuner(keras_tuner.Tuner):
 
     def load_model(self, trial: Any) -> keras.Model:
         """The model of a trial with the weights of its best epoch."""
+        if lost("lanes"):
+            return super().load_model(trial)
         model = self._build_hypermodel(trial.hyperparameters)
         self._load(model, trial.trial_id)
         return model

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -16,10 +17,22 @@ from typing import Any
 
 import keras_tuner
 
+from tfsoftmax._private import lost
+
 _log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.2  # between two questions to an oracle that has nothing yet
 _BEAT_SECONDS = 1.0
+
+
+def is_chief() -> bool:
+    """Whether this process is the chief of a search over several, by KerasTuner's environment variables."""
+    return "KERASTUNER_ORACLE_IP" in os.environ and "chief" in os.environ.get("KERASTUNER_TUNER_ID", "")
+
+
+def is_worker() -> bool:
+    """Whether this process asks a chief for trials."""
+    return "KERASTUNER_ORACLE_IP" in os.environ and not is_chief()
 
 
 @contextlib.contextmanager
@@ -54,6 +67,9 @@ def watch(oracle: Any, timeout: float) -> None:
 
     As long as others have trials, a worker that asks is told to ask again: it may yet be given one of theirs.
     """
+    if gone := lost("chief"):
+        _log.warning("lost workers are waited for, for ever: %s", gone)
+        return
     heard: dict[str, float] = {}
     create_trial, get_trial = oracle.create_trial, oracle.get_trial
 

@@ -364,7 +364,7 @@ def test_a_worker_lives_as_long_as_one_of_its_trials_runs(tmp_path, monkeypatch)
 
 
 def test_a_worker_lives_through_the_last_of_its_fits(data, fit_kwargs, tmp_path, monkeypatch):
-    monkeypatch.setattr(tuning.LaneTuner, "_is_worker", lambda self: True)
+    monkeypatch.setattr(workers, "is_worker", lambda: True)
     oracle = tuning.GridOracle("val_loss", {"lr": (0.01, 0.1)}, 2)
     wait, waited = signs_of_life(oracle, monkeypatch), []
 

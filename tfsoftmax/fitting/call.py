@@ -195,8 +195,8 @@ def bound(name: str, model: keras.Model, args: Any, kwargs: Any) -> dict[str, An
 
 def wrapped(name: str, model: keras.Model) -> bool:
     """Whether somebody stands around ``keras.Model.NAME``, who may add callbacks that are not seen here."""
-    made = [vars(kind)[name] for kind in type(model).__mro__ if name in vars(kind)]
-    return made[0] is not made[-2]  # the last declares it, the one before is the backend's
+    own = next((vars(kind)[name] for kind in keras.Model.__mro__[1:] if name in vars(kind)), None)
+    return getattr(type(model), name) is not own
 
 
 def class_weights(weights: Any, classes: int) -> dict[int, float]:

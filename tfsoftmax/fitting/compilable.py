@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfsoftmax._private import lost
 from tfsoftmax.fitting.losses import SmoothedCrossentropy
 
 # metrics that are known to compile
@@ -52,7 +53,11 @@ def misfit(model: keras.Model) -> str:
         return "its loss is not SparseCategoricalCrossentropy(from_logits=True)"
     if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
         return "its optimizer chooses a scale of the loss"
+    if others := [metric.name for metric in model.metrics if metric.name not in ("loss", "compile_metrics")]:
+        return f"its metric {others[0]} is not one that it is compiled with"
     if distributed(model):
+        if gone := lost("strategy"):
+            return gone
         optimizer = model.optimizer
         if optimizer.clipnorm or optimizer.clipvalue or optimizer.global_clipnorm:
             return "its optimizer clips gradients, which Keras does on each replica alone"
@@ -68,8 +73,8 @@ def misfit(model: keras.Model) -> str:
 
 def distributed(model: keras.Model) -> bool:
     """Whether the model was made in the scope of a tf.distribute strategy."""
-    # by name: the class is not public, and get_strategy() would give the strategy in whose scope this is called
-    return type(model.distribute_strategy).__name__ != "_DefaultDistributionStrategy"
+    with model.distribute_strategy.scope():
+        return bool(tf.distribute.has_strategy())
 
 
 def instrumented() -> bool:
@@ -129,7 +134,7 @@ def needs_batches(callbacks: Any) -> bool:
             if callback.save_freq != "epoch":
                 return True
         elif isinstance(callback, keras.callbacks.TensorBoard):
-            if callback.update_freq != "epoch" or callback._stop_batch:  # a batch to profile; no public name tells
+            if callback.update_freq != "epoch" or getattr(callback, "_stop_batch", True):  # profiles
                 return True
         elif not isinstance(callback, (keras.callbacks.History, keras.callbacks.ProgbarLogger)):
             for hook in _BATCH_HOOKS:

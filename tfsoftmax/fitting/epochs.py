@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfsoftmax._private import lost
 from tfsoftmax.data import Rows
 from tfsoftmax.errors import InputError
 from tfsoftmax.fitting.call import DATA_SETS, Call, Part, Unread, bound, class_weights, first_spec, wrapped
@@ -38,7 +39,8 @@ def accelerate(model: keras.Sequential) -> keras.Sequential:
     model.make_test_function = functools.partial(epochs.make_function, "test")
     if distributed(model):
         model.get_metrics_result = epochs.metrics
-        model._maybe_symbolic_build = functools.partial(epochs.build, model._maybe_symbolic_build)
+        if not lost("strategy"):
+            model._maybe_symbolic_build = functools.partial(epochs.build, model._maybe_symbolic_build)
     return model
 
 

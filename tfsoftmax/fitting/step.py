@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import keras
 import tensorflow as tf
-from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
+from tfsoftmax._private import BARRIER, find
 from tfsoftmax.errors import InputError
 
 _WRONG_LABEL = "tfsoftmax: label outside the classes"
+_barrier = find(BARRIER)
 
 
 def linear(dense: keras.layers.Dense, x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
@@ -29,8 +30,8 @@ def product(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Te
 
     def gradient(upstream: tf.Tensor) -> tuple[None, tf.Tensor]:
         transposed = _matmul(tf.cast(upstream, x.dtype), x, adjoint=True)
-        # without the barrier XLA would fold the transpose into the product and be slow again
-        (transposed,) = gen_xla_ops.xla_optimization_barrier(input=[transposed])
+        if _barrier is not None:  # without it XLA would fold the transpose into the product and be slow again
+            (transposed,) = _barrier(input=[transposed])
         return None, tf.transpose(transposed)
 
     return _matmul(x, tf.cast(kernel, x.dtype)), gradient

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import http
 from typing import Any
 
 import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tfsoftmax.serving.wire import Reply
 
@@ -169,7 +170,8 @@ class Protocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             content = Reply.error(status, text).content
             head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(content)
-            self.transport.write(STATUS_LINE[status] + head + content)
+            line = b"HTTP/1.1 %d %s\r\n" % (status, http.HTTPStatus(status).phrase.encode())
+            self.transport.write(line + head + content)
         if self.cycle is not None:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -182,7 +184,7 @@ class _Answers:
 
     __slots__ = ("cycle", "is_closing", "protocol", "write")
 
-    def __init__(self, protocol: Protocol, cycle: RequestResponseCycle):
+    def __init__(self, protocol: Protocol, cycle: Any):
         self.protocol, self.cycle = protocol, cycle
         self.write, self.is_closing = protocol.transport.write, protocol.transport.is_closing
 

@@ -27,9 +27,9 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from tfsoftmax._machine import cpu_count
+from tfsoftmax._private import lost
 from tfsoftmax.errors import InputError
 from tfsoftmax.serving import metrics
-from tfsoftmax.serving.protocol import Protocol
 from tfsoftmax.serving.settings import Settings
 
 STOP = (signal.SIGTERM, signal.SIGINT)
@@ -42,7 +42,9 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take what waits, then stop as uvicorn does: answers under way first."""
         loop, config = asyncio.get_running_loop(), self.config
-        make = functools.partial(Protocol, config, server_state=self.server_state, app_state=self.lifespan.state)
+        make = functools.partial(
+            config.http_protocol_class, config, server_state=self.server_state, app_state=self.lifespan.state
+        )
         for listener in sockets or ():
             with contextlib.suppress(BlockingIOError):
                 while True:
@@ -96,11 +98,21 @@ def _metrics_folder(stack: contextlib.ExitStack) -> str | None:
     return None
 
 
+def _protocol() -> Any:
+    """HTTP on one connection: ours, or uvicorn's where that is not what ours builds on any more."""
+    if gone := lost("server"):
+        log.warning("errors of HTTP itself are uvicorn's, and so are the limits on the head of a request: %s", gone)
+        return "auto"
+    from tfsoftmax.serving.protocol import Protocol
+
+    return Protocol
+
+
 def _serve(app: ASGIApp, settings: Settings, listener: socket.socket, begun: Callable[[], None] = lambda: None) -> None:
     """Serve in this process until a signal; ``begun`` is called once none can be missed."""
     config = uvicorn.Config(
         app,
-        http=Protocol,
+        http=_protocol(),
         ws="none",
         loop="uvloop" if importlib.util.find_spec("uvloop") else "asyncio",
         lifespan="on",

@@ -7,12 +7,14 @@ import difflib
 import io
 import logging
 import sys
+import types
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
+from tfsoftmax._private import RETRIES, find
 from tfsoftmax.errors import InputError
 from tfsoftmax.sources.arrays import Source
 
@@ -32,7 +34,7 @@ def builder(name: str) -> Source:
 
     try:
         found = tfds.builder(name)
-    except tfds.core.registered.DatasetNotFoundError as error:
+    except tfds.core.DatasetNotFoundError as error:
         near = difflib.get_close_matches(name, tfds.list_builders(), n=3)
         raise InputError(f"unknown TFDS data set {name!r}; nearest: {', '.join(near) or 'none'}") from error
     except (ValueError, AssertionError) as error:  # of a version, TFDS asserts that it knows it
@@ -73,13 +75,13 @@ def _prepare(found: Any, name: str) -> None:
 def _patient() -> Iterator[None]:
     """Few retries and no chatter: TFDS prints on standard output, where results belong, and urllib3 logs each retry."""
     import tensorflow_datasets as tfds
-    from tensorflow_datasets.core.download import downloader
 
+    downloader = find(RETRIES.partition(":")[0]) or types.SimpleNamespace()
     shown = sys.stderr is not None and sys.stderr.isatty()
     if not shown:
         tfds.disable_progress_bar()
     pool = logging.getLogger("urllib3.connectionpool")
-    level, retries = pool.level, downloader.MAX_RETRIES
+    level, retries = pool.level, getattr(downloader, "MAX_RETRIES", None)
     pool.setLevel(logging.ERROR)
     downloader.MAX_RETRIES = _RETRIES
     try:
