@@ -13,24 +13,25 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from tfsoftmax import sources
+from tfsoftmax import columns, sources
 from tfsoftmax._checks import INT32, INT64, number, one_of, shown, typed
 from tfsoftmax.errors import InputError
 from tfsoftmax.preprocessing import PREPROCESSORS as PREPROCESSORS
-from tfsoftmax.spec import ModelSpec, check_val
+from tfsoftmax.spec import MISSING, Column, ModelSpec, check_val
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 
 def preprocess(spec: ModelSpec, x: tf.Tensor) -> tf.Tensor:
-    """Apply the preprocessing of ``spec`` to raw inputs ``(batch, *shape)``; gives float32 of the same shape."""
+    """Apply the preprocessing of ``spec`` to raw inputs ``(batch, *shape)``; returns float32 ``(batch, *features)``."""
     import tensorflow as tf
 
-    def constant(value: float | tuple[float, ...]) -> tf.Tensor:
-        return tf.constant(value, tf.float32, shape=spec.shape if isinstance(value, tuple) else ())
-
-    return (tf.cast(x, tf.float32) - constant(spec.offset)) * constant(spec.scale)
+    offset, scale = (
+        tf.constant(value, tf.float32, shape=spec.features if isinstance(value, np.ndarray) else ())
+        for value in columns.constants(spec)
+    )
+    return (columns.features(spec, x) - offset) * scale
 
 
 class Rows:
@@ -190,6 +191,8 @@ class Data:
         seed: of the split and of the order of the training rows.
         preprocess: a name in ``PREPROCESSORS``; constants come from the training rows alone.
         refit: train on training and validation rows together; ``val`` is then ``None``.
+        missing: of a table: ``"refuse"`` missing values, or ``"impute"`` them: a number is then the mean of the
+            training rows and a word a category of its own, and the model sees that it is missing.
 
     Attributes:
         train: ``tf.data.Dataset`` of ``(x, y)``, shuffled anew each epoch by ``seed``.
@@ -213,6 +216,7 @@ class Data:
         seed: int = 0,
         preprocess: str = "unit",
         refit: bool = False,
+        missing: str = "refuse",
     ):
         if not isinstance(source, sources.Source):
             raise InputError(
@@ -222,6 +226,7 @@ class Data:
         seed = number("seed", seed, 0, INT64, whole=True)
         one_of("preprocess", preprocess, PREPROCESSORS)
         typed("refit", refit, bool)
+        one_of("missing", missing, MISSING)
         val = check_val(val)
         self.source = source
         x, y = source.x_train, source.y_train
@@ -239,8 +244,21 @@ class Data:
             "seed": seed,
             "preprocess": preprocess,
             "refit": refit,
+            "missing": missing,
         }
-        offset, scale = PREPROCESSORS[preprocess](x, 255.0 if x.dtype == np.uint8 else 1.0, train)
+        x_test = source.x_test
+        fitted: tuple[Column, ...] = ()
+        offset: float | np.ndarray = 0.0
+        scale: float | np.ndarray = 1.0
+        if source.columns:
+            if missing == "refuse":
+                for split, rows in ("training rows", x), ("test rows", x_test):
+                    gaps = columns.missing(rows, source.columns)
+                    columns.refuse_missing(gaps, len(rows), f"{source.name!r} ({split})")
+            fitted = columns.fit(source.columns, x, train, preprocess, missing)
+            x, x_test = (columns.recode(rows, source.columns, fitted, source.name) for rows in (x, x_test))
+        else:
+            offset, scale = PREPROCESSORS[preprocess](x, 255.0 if x.dtype == np.uint8 else 1.0, train)
         self.classes = tuple(source.classes)
         self.spec = ModelSpec(
             name=source.name,
@@ -250,19 +268,23 @@ class Data:
             preprocess=preprocess,
             offset=_plain(offset),
             scale=_plain(scale),
+            columns=fitted,
+            missing=missing,
         )
         self.train = Rows(x, y, self.spec, batch_size, seed, train).dataset()
-        self.test = Rows(source.x_test, source.y_test, self.spec, batch_size).dataset()
+        self.test = Rows(x_test, source.y_test, self.spec, batch_size).dataset()
         self.val = None
         if held_out is not None:
             self.val = Rows(x, y, self.spec, batch_size, index=held_out).dataset()
         elif val == "test" and not refit:
-            self.val = Rows(source.x_test, source.y_test, self.spec, batch_size).dataset()
+            self.val = Rows(x_test, source.y_test, self.spec, batch_size).dataset()
         self.name = source.origin
 
     def __repr__(self) -> str:
         val = "no" if self.val is None else f"{len(self.val.rows):,}"
-        settings = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+        settings = ", ".join(
+            f"{name}={value!r}" for name, value in self.settings.items() if name != "missing" or self.spec.columns
+        )
         return (
             f"Data({self.spec.name!r}: {len(self.train.rows):,} training, {val} validation and "
             f"{len(self.test.rows):,} test rows, {self.spec.dtype} {self.spec.shape}, {len(self.classes)} classes; "

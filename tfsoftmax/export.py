@@ -199,7 +199,7 @@ def _weights(model: keras.Model, spec: ModelSpec) -> tuple[np.ndarray, np.ndarra
             f"the model is quantized ({mode}); export takes the one with float weights, of which it writes int8 files"
         )
     kernel = np.asarray(keras.ops.convert_to_numpy(dense.kernel), np.float32)
-    wanted = (int(np.prod(spec.shape)), len(spec.classes))
+    wanted = (int(np.prod(spec.features)), len(spec.classes))
     if kernel.shape != wanted:
         raise InputError(
             f"the model's kernel has shape {kernel.shape} and the spec asks for {wanted}: give its own data.spec"
@@ -228,6 +228,6 @@ def _model_logits(model: keras.Model, linear: Linear, raw: np.ndarray) -> np.nda
     spec = linear.spec
     if any(part.compute_dtype != "float32" for part in (model, *model.layers)):
         dense = keras.layers.Dense(len(spec.classes), dtype="float32")
-        model = keras.Sequential([keras.Input(spec.shape), keras.layers.Flatten(dtype="float32"), dense])
+        model = keras.Sequential([keras.Input(spec.features), keras.layers.Flatten(dtype="float32"), dense])
         dense.set_weights([linear.kernel, linear.bias])
     return np.concatenate([np.asarray(model(preprocess(spec, raw[i : i + 8192]))) for i in range(0, len(raw), 8192)])

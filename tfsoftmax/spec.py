@@ -43,11 +43,64 @@ class _Json:
         return cls.from_dict(read_json(path, what), f"{what} {str(path)!r}")
 
 
+KINDS = {"number": ("float32", "bool"), "category": ("string", "int64")}  # kind of a column -> types that it may have
+MISSING = ("refuse", "impute")
+
+
+@dataclasses.dataclass(frozen=True)
+class Column(_Json):
+    """One named column of a table.
+
+    A raw row has one float32 per column: a number as it is, a category as its place in ``values``, -1 for a value that
+    is not among them, NaN for one that is missing. See ``tfsoftmax.columns`` for the features that it becomes.
+
+    Args:
+        name: of the column, one line of text.
+        kind: ``"number"`` or ``"category"``.
+        dtype: of the values as users have them: ``"float32"`` (any number) or ``"bool"`` of numbers, ``"string"`` or
+            ``"int64"`` of categories.
+        values: of a category: the values that training saw, as text, in order.
+        offset: of a number: ``(x - offset) * scale`` is what the model sees.
+        scale: the same.
+        fill: of a number: what stands for a missing value; the mean of the training rows.
+        gaps: the training rows had missing values, and the column has one more feature, which is 1 where one is.
+
+    Raises:
+        InputError: a field of another type or out of range.
+    """
+
+    name: str
+    kind: str
+    dtype: str
+    values: tuple[str, ...] = ()
+    offset: float = 0.0
+    scale: float = 1.0
+    fill: float = 0.0
+    gaps: bool = False
+
+    def __post_init__(self) -> None:
+        typed_fields(self)
+        if not self.name:
+            raise InputError("a column has no name: its name is empty")
+        one_of("kind", self.kind, KINDS)
+        one_of("dtype", self.dtype, KINDS[self.kind])
+        if not all(map(math.isfinite, (self.offset, self.scale, self.fill))):
+            raise InputError(f"offset, scale and fill of column {shown(self.name)} must be finite")
+        if len(set(self.values)) != len(self.values):
+            raise InputError(f"column {shown(self.name)} has a value twice")
+
+    @property
+    def features(self) -> int:
+        """How many features it becomes."""
+        return (1 if self.kind == "number" else len(self.values)) + self.gaps
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelSpec(_Json):
     """What a model takes and gives: the single source of the preprocessing, from tf.data to the served graph.
 
-    A raw input ``x`` becomes ``(x - offset) * scale`` in float32, element by element.
+    A raw input ``x`` becomes ``(x - offset) * scale`` in float32, element by element. A row of a table becomes features
+    first, see ``tfsoftmax.columns``; each column has its own constants.
 
     Args:
         name: name of the data set, for people.
@@ -57,6 +110,9 @@ class ModelSpec(_Json):
         preprocess: name of the preprocessing that gave ``offset`` and ``scale``, see ``tfsoftmax.preprocessing``.
         offset: a number, or one number for each element of a raw input, flattened in C order; raw units.
         scale: the same, in 1 / raw units.
+        columns: of a table, whose raw rows are float32 ``(len(columns),)``; else empty.
+        missing: of a table: missing values are refused (``"refuse"``), or stand for the ``fill`` of their column and
+            no category, with a feature of their own where training had some (``"impute"``).
 
     Raises:
         InputError: a field of another type or out of range.
@@ -69,11 +125,20 @@ class ModelSpec(_Json):
     preprocess: str
     offset: float | tuple[float, ...]
     scale: float | tuple[float, ...]
+    columns: tuple[Column, ...] = ()
+    missing: str = "refuse"
 
     def __post_init__(self) -> None:
         from tfsoftmax.preprocessing import PREPROCESSORS
 
+        columns = self.columns if isinstance(self.columns, (list, tuple)) else (self.columns,)
+        made = [
+            column if isinstance(column, Column) else Column.from_dict(column, f"column {place}")
+            for place, column in enumerate(columns)
+        ]
+        object.__setattr__(self, "columns", tuple(made))
         typed_fields(self)
+        one_of("missing", self.missing, MISSING)
         if not self.shape or min(self.shape) < 1:
             raise InputError(f"shape must be whole numbers of at least 1, got {shown(self.shape)}")
         one_of("dtype", self.dtype, ("uint8", "float32"))
@@ -86,6 +151,32 @@ class ModelSpec(_Json):
                 raise InputError(f"{field} must be one number or {size} (one for each input), got {len(value)}")
             if not all(map(math.isfinite, value if isinstance(value, tuple) else (value,))):
                 raise InputError(f"{field} must be finite, got {shown(value)}")
+        if self.columns:
+            self._check_columns()
+
+    def _check_columns(self) -> None:
+        if (self.shape, self.dtype, self.offset, self.scale) != ((len(self.columns),), "float32", 0, 1):
+            raise InputError(
+                f"a table of {len(self.columns)} columns has rows float32 ({len(self.columns)},) and the offset and "
+                f"scale of its columns, got {self.dtype} {self.shape}, {shown(self.offset)} and {shown(self.scale)}"
+            )
+        names = [column.name for column in self.columns]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise InputError(f"two columns are called {shown(min(twice))}; rename one")
+        if not self.features[0]:
+            raise InputError("no column has a value that training saw: nothing is left to learn from")
+
+    def to_json(self) -> str:
+        """As of every setting; a spec that is not of a table says nothing of columns."""
+        values = dataclasses.asdict(self)
+        if not self.columns:
+            del values["columns"], values["missing"]
+        return json.dumps(values, indent=1) + "\n"
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        """Shape of one preprocessed input, as the model takes it: ``shape``; of a table ``(features,)``."""
+        return (sum(column.features for column in self.columns),) if self.columns else self.shape
 
     @property
     def input_name(self) -> str:
@@ -100,6 +191,9 @@ class ModelSpec(_Json):
         if len(self.shape) == 3 and self.shape[2] == 1:
             return self.shape, self.shape[:2]
         return (self.shape,)
+
+
+_LATER = ("fingerprint", "missing")  # settings that the first run folders did not have
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +220,7 @@ class RunConfig(_Json):
             ``None``: train all epochs and keep the last.
         refit: train on training and validation rows together, without validation.
         tensorboard: also write TensorBoard event files into the run folder.
+        missing: of a table, see :class:`tfsoftmax.Data`.
         precision: ``"float32"``, or ``"bfloat16"`` for the products in training; the model that is saved is float32.
     """
 
@@ -145,6 +240,7 @@ class RunConfig(_Json):
     refit: bool = False
     tensorboard: bool = False
     precision: str = "float32"
+    missing: str = "refuse"
     fingerprint: str | None = None
 
     def __post_init__(self) -> None:
@@ -168,8 +264,7 @@ class RunConfig(_Json):
         what = "run configuration"
         values = read_json(path, what)
         config: RunConfig = cls.from_dict(values, f"{what} {str(path)!r}")
-        # the fingerprint came later than the first run folders
-        if missing := [field.name for field in dataclasses.fields(cls) if field.name not in {*values, "fingerprint"}]:
+        if missing := [field.name for field in dataclasses.fields(cls) if field.name not in {*values, *_LATER}]:
             raise InputError(f"{what} {str(path)!r} has no {missing[0]!r}: it is not of a run")
         return config
 

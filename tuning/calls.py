@@ -101,7 +101,7 @@ def _call_of(
     train = getattr(arguments.get("x"), "rows", None)
     val = getattr(arguments.get("validation_data"), "rows", None)
     if train is not None and not model.built:
-        model.build((None, *train.spec.shape))
+        model.build((None, *train.spec.features))
     if max_model_size and train is not None and model.count_params() > max_model_size:
         raise keras_tuner.errors.FailedTrialError(f"Oversized model: {model.count_params()} parameters. Skip model.")
     if unknown := [name for name in arguments if name not in _KNOWN]:
@@ -114,7 +114,7 @@ def _call_of(
     for rows in (train, val):
         if rows is None:
             continue
-        if why := compilable.prepare(model, rows.spec.shape):
+        if why := compilable.prepare(model, rows.spec.features):
             return why
         if (largest := int(rows.y.max())) >= model.layers[1].units:
             return f"label {largest} is outside the model's {model.layers[1].units} outputs"

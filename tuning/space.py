@@ -11,6 +11,7 @@ import keras
 import keras_tuner
 import numpy as np
 
+from tfsoftmax import columns
 from tfsoftmax._checks import one_of
 from tfsoftmax.data import PREPROCESSORS, Data
 from tfsoftmax.errors import InputError
@@ -138,14 +139,14 @@ class Curvature:
 def curvature(data: Data) -> Curvature:
     """The :class:`Curvature` of ``data.train``, by power iteration to four digits, some thousand rows at a time."""
     rows, spec = data.train.rows, data.spec
-    x = rows.x.reshape(len(rows), -1)
-    offset, scale = (np.asarray(value, np.float32) for value in (spec.offset, spec.scale))
-    vector, largest = np.ones(x.shape[1] + 1, np.float32), 0.0
+    x = rows.x
+    offset, scale = (np.asarray(value, np.float32) for value in columns.constants(spec))
+    vector, largest = np.ones(math.prod(spec.features) + 1, np.float32), 0.0
     for _ in range(100):
         vector /= np.linalg.norm(vector)
         product = np.zeros_like(vector)
         for begin in range(0, len(x), 8192):
-            part = (x[begin : begin + 8192].astype(np.float32) - offset) * scale
+            part = (columns.dense(spec, x[begin : begin + 8192]) - offset) * scale
             along = part @ vector[:-1] + vector[-1]
             product[:-1] += along @ part
             product[-1] += along.sum()

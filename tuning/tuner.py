@@ -309,7 +309,7 @@ class LaneTuner(keras_tuner.Tuner):
         def build(k: int) -> keras.Model:
             model = self._build_hypermodel(trials[k].hyperparameters)
             if not model.built:
-                model.build((None, *calls[k].train.spec.shape))
+                model.build((None, *calls[k].train.spec.features))
             return model
 
         def epoch_ended(k: int, epoch: int, logs: dict[str, float]) -> None:

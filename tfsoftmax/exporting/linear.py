@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from tfsoftmax.columns import constants
 from tfsoftmax.spec import ModelSpec
 
 # Folding adds the terms offset * scale * kernel to the sum and takes them away again in the bias. In float32 that
@@ -15,7 +16,7 @@ FOLD_LIMIT = 1e-5
 
 @dataclasses.dataclass(frozen=True)
 class Linear:
-    """``logits = x @ kernel + bias``, where ``x`` are the raw inputs in float32, preprocessed unless ``folded``.
+    """``logits = x @ kernel + bias``, where ``x`` are the features in float32, preprocessed unless ``folded``.
 
     Args:
         kernel: float32 ``(inputs, classes)``.
@@ -35,7 +36,7 @@ class Linear:
         ``((raw - offset) * scale) @ kernel + bias = raw @ (scale * kernel) + (bias - (offset * scale) @ kernel)``
         """
         size = len(self.kernel)
-        offset, scale = (np.broadcast_to(np.ravel(v), (size,)) for v in (self.spec.offset, self.spec.scale))
+        offset, scale = (np.broadcast_to(np.ravel(v), (size,)) for v in constants(self.spec))
         taken = (offset * scale)[:, None] * self.kernel  # float64
         kernel = (scale[:, None] * self.kernel).astype(np.float32)
         bias = (self.bias - taken.sum(axis=0)).astype(np.float32)

@@ -30,13 +30,14 @@ def graph(linear: Linear, kernel: Any, bias: Any, *, strings: bool = True) -> tf
     """
     import tensorflow as tf
 
+    from tfsoftmax.columns import features
     from tfsoftmax.data import preprocess
 
     spec = linear.spec
 
     def answer(raw: tf.Tensor) -> dict[str, tf.Tensor]:
         # constants are made in here: captured from outside, tf2onnx would turn them into inputs
-        x = tf.cast(raw, tf.float32) if linear.folded else preprocess(spec, raw)
+        x = features(spec, raw) if linear.folded else preprocess(spec, raw)
         x = tf.reshape(x, (-1, linear.kernel.shape[0]))
         logits = tf.matmul(x, tf.convert_to_tensor(kernel)) + tf.convert_to_tensor(bias)
         class_id = tf.argmax(logits, axis=1, output_type=tf.int64)

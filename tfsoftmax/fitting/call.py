@@ -54,7 +54,7 @@ class Part:
     def misfit(self, model: keras.Sequential) -> str:
         """Why batches of this cannot take the compiled way; empty if they can, and then the model is prepared."""
         if self.rows is not None:
-            return prepare(model, self.rows.spec.shape)
+            return prepare(model, self.rows.spec.features)
         if isinstance(self.data, DATA_SETS):
             return stream_misfit(model, self.data.element_spec)
         specs = tuple(_spec(array) for array in self._arrays)

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 import keras
 import tensorflow as tf
 
-from tfsoftmax.data import preprocess
-from tfsoftmax.fitting.step import labels_checked, linear, wrong_label
+from tfsoftmax.fitting.step import Sparse, labels_checked, linear, prepared, wrong_label
 from tfsoftmax.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ class CompiledFunctions:
             picked = tf.slice(order, [i * size], [count])
             raw, labels = tf.gather(x, picked), tf.gather(y, picked)
             weight = None if class_weight is None else tf.gather(class_weight, labels)
-            self._step(preprocess(spec, raw), labels, weight)
+            self._step(prepared(spec, raw), labels, weight)
 
         def loop(i: tf.Tensor) -> tf.Tensor:
             batch(i, size)
@@ -91,7 +90,7 @@ class CompiledFunctions:
         logs: dict[str, tf.Tensor] = self.model.get_metrics_result()
         return logs
 
-    def _step(self, x: tf.Tensor, y: tf.Tensor, weight: tf.Tensor | None) -> None:
+    def _step(self, x: tf.Tensor | Sparse, y: tf.Tensor, weight: tf.Tensor | None) -> None:
         """One batch: Keras's own loss, metrics and optimizer around our product."""
         model, dense = self.model, self.model.layers[1]
         variables = model.trainable_variables
@@ -103,7 +102,7 @@ class CompiledFunctions:
             gradients = tape.gradient(scaled, [variable.value for variable in variables])
             model.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         next(metric for metric in model.metrics if metric.name == "loss").update_state(
-            loss, sample_weight=tf.shape(x)[0]
+            loss, sample_weight=tf.shape(y)[0]
         )
         model.compute_metrics(None, y, logits, weight)
 

@@ -12,6 +12,7 @@ import keras
 
 from tfsoftmax._checks import one_of, shown
 from tfsoftmax._kinds import RUN, not_a
+from tfsoftmax.columns import missing, recode, refuse_missing
 from tfsoftmax.data import Data, Rows, load
 from tfsoftmax.errors import InputError
 from tfsoftmax.runs.evaluation import evaluate, read_metrics
@@ -72,10 +73,10 @@ class Run:
         except Exception as error:  # what Keras raises for a damaged file has no common base but Exception
             why = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(f"cannot open the model {str(path)!r}: {why}") from error
-        if shapes != (self.spec.shape, (len(self.spec.classes),)):
+        if shapes != (self.spec.features, (len(self.spec.classes),)):
             raise InputError(
                 f"the model {str(path)!r} takes {shapes[0]} and returns {shapes[1]}, and spec.json beside it says "
-                f"{self.spec.shape} and {len(self.spec.classes)} classes"
+                f"{self.spec.features} and {len(self.spec.classes)} classes"
             )
         return model
 
@@ -109,7 +110,7 @@ class Run:
         model = self.model
         data = self.data() if data is None else data
         self._check(data)
-        test = Rows(data.source.x_test, data.source.y_test, self.spec, self.config.batch_size).dataset()
+        test = self._rows(data.test.rows).dataset()
         if split == "val" and self.config.val != "test":
             test = self._val(data)
         return figures(model, test, self.spec.classes)
@@ -140,16 +141,15 @@ class Run:
         model = self.model
         data = self.data() if data is None else data
         self._check(data)
-        rows, labels = data.source.x_test, data.source.y_test
+        rows = self._rows(data.test.rows)
         if self.config.val not in ("test", 0) and not self.config.refit and self._is_of(data):
-            val = self._val(data).rows
-            rows, labels = val.x, val.y
+            rows = self._val(data).rows
         return export(
             model,
             self.spec,
             path,
-            rows=rows,
-            labels=labels,
+            rows=rows.x,
+            labels=rows.y,
             metrics=self.metrics,
             config=self.config,
             version=version,
@@ -168,15 +168,28 @@ class Run:
                 "split 'test' can be evaluated"
             )
         val: Any = Data(data.source, **data_settings(self.config)).val
-        rows = val.rows
-        return Rows(rows.x, rows.y, self.spec, self.config.batch_size).dataset()
+        return self._rows(val.rows).dataset()
+
+    def _rows(self, rows: Rows) -> Rows:
+        """Rows of other data as the model takes them: of a table columns by name, categories by value."""
+        x = rows.x
+        if self.spec.columns:
+            x = recode(x, rows.spec.columns, self.spec.columns, repr(rows.spec.name))
+            if self.spec.missing == "refuse":
+                refuse_missing(missing(x, self.spec.columns), len(x), repr(rows.spec.name))
+        return Rows(x, rows.y, self.spec, self.config.batch_size)
 
     def _check(self, data: Any) -> None:
         """Raise InputError unless ``data`` has the inputs and the classes of the model."""
         if not isinstance(data, Data):
             raise InputError(f"data must be a tfsoftmax.Data, as tfsoftmax.load returns it, got {shown(data)}")
         folder = str(self.folder)
-        if (data.spec.shape, data.spec.dtype) != (self.spec.shape, self.spec.dtype):
+        if bool(data.spec.columns) != bool(self.spec.columns):
+            takes, are = ("a table", "not") if self.spec.columns else ("arrays", "a table")
+            raise InputError(
+                f"the model in {folder!r} takes rows of {takes}, and those of {data.spec.name!r} are {are}"
+            )
+        if not self.spec.columns and (data.spec.shape, data.spec.dtype) != (self.spec.shape, self.spec.dtype):
             raise InputError(
                 f"the model in {folder!r} takes {self.spec.dtype} {self.spec.shape}, and the rows of "
                 f"{data.spec.name!r} are {data.spec.dtype} {data.spec.shape}"
@@ -195,7 +208,7 @@ def figures(model: keras.Model, dataset: tf.data.Dataset, classes: tuple[str, ..
 
 def data_settings(config: RunConfig) -> dict[str, Any]:
     """The settings of ``config`` that :class:`tfsoftmax.Data` takes."""
-    return {name: getattr(config, name) for name in ("batch_size", "val", "seed", "preprocess", "refit")}
+    return {name: getattr(config, name) for name in ("batch_size", "val", "seed", "preprocess", "refit", "missing")}
 
 
 def reopened(config: RunConfig, what: str, way_out: str, classes: tuple[str, ...] = ()) -> Data:

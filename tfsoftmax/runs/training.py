@@ -162,7 +162,7 @@ def _plain(model: keras.Model, config: RunConfig, data: Data) -> keras.Model:
     if not distributed(model) and config.precision == "float32":
         return model
     plain = build(dataclasses.replace(config, precision="float32"), data)
-    prepare(plain, data.spec.shape)
+    prepare(plain, data.spec.features)
     for to, value in zip((plain, plain.optimizer), (model, model.optimizer), strict=True):
         for variable, trained in zip(to.variables, value.variables, strict=True):
             variable.assign(np.asarray(trained))

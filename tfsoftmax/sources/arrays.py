@@ -12,6 +12,7 @@ import numpy as np
 from tfsoftmax._checks import class_names, shown, typed
 from tfsoftmax.errors import InputError
 from tfsoftmax.sources.fingerprint import fingerprint
+from tfsoftmax.spec import Column
 
 _ALIGNMENT = 64  # bytes; what TensorFlow's vectorized kernels ask for
 
@@ -28,6 +29,8 @@ class Source:
         x_test: as ``x_train``.
         y_test: as ``y_train``.
         classes: class names in the order of the labels: at least two different ones, each one line of text.
+        columns: of a table, whose rows are float32 ``(rows, len(columns))`` and may have NaN where a value is missing;
+            categories have all values that the source has. Else empty.
 
     Attributes:
         origin: the name that :func:`tfsoftmax.load` read these rows by; ``None``: they were made in Python.
@@ -44,6 +47,7 @@ class Source:
     x_test: np.ndarray
     y_test: np.ndarray
     classes: Sequence[str]
+    columns: tuple[Column, ...] = ()
     origin: str | None = dataclasses.field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -58,7 +62,7 @@ class Source:
         object.__setattr__(self, "classes", names)
         for split in ("train", "test"):
             where = f"the {split} split of {self.name!r}"
-            x = _inputs(where, _array(f"x_{split}", getattr(self, f"x_{split}")))
+            x = _inputs(where, _array(f"x_{split}", getattr(self, f"x_{split}")), bool(self.columns))
             y = _labels(where, _array(f"y_{split}", getattr(self, f"y_{split}")), len(x), len(names))
             object.__setattr__(self, f"x_{split}", x)
             object.__setattr__(self, f"y_{split}", y)
@@ -89,7 +93,8 @@ def _array(name: str, values: Any) -> np.ndarray:
         raise InputError(f"{name} is not an array, all rows of one shape: {error}") from error
 
 
-def _inputs(where: str, x: np.ndarray) -> np.ndarray:
+def _inputs(where: str, x: np.ndarray, gaps: bool) -> np.ndarray:
+    """The rows as uint8 or float32, aligned; with ``gaps`` values may be NaN."""
     if x.ndim < 2 or 0 in x.shape[1:]:
         raise InputError(f"{where}: inputs must have shape (rows, …) with at least one value a row, got {x.shape}")
     if len(x) == 0:
@@ -99,7 +104,7 @@ def _inputs(where: str, x: np.ndarray) -> np.ndarray:
             raise InputError(f"{where}: inputs must be uint8 or floats, got {x.dtype}")
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused below
             x = np.asarray(x, np.float32)
-        bad = ~np.isfinite(x).reshape(len(x), -1).all(axis=1)
+        bad = (np.isinf(x) if gaps else ~np.isfinite(x)).reshape(len(x), -1).any(axis=1)
         if bad.any():
             raise InputError(
                 f"{where}: row {int(bad.argmax())} has a NaN or infinite value; {int(bad.sum())} such rows"

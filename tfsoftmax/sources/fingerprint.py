@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
+import json
 import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -21,6 +23,7 @@ _PARTS = {  # name in the fingerprint -> name in errors
     "test_labels": "labels of the test rows",
     "classes": "class names",
     "order": "order of the class names",
+    "columns": "columns and the values in them",
 }
 
 
@@ -39,6 +42,9 @@ def fingerprint(source: Source) -> str:
         "classes": (len(names), _digest(sorted(names))),
         "order": (len(names), _digest(names)),
     }
+    if source.columns:
+        described = (json.dumps(dataclasses.astuple(column)).encode() for column in source.columns)
+        parts["columns"] = (len(source.columns), _digest(described))
     return " ".join(f"{name}:{count}:{digest}" for name, (count, digest) in parts.items())
 
 

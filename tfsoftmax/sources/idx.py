@@ -9,6 +9,7 @@ import io
 import math
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -101,8 +102,8 @@ def _read_array(stream: io.BufferedIOBase, path: Path, stored: int) -> np.ndarra
     return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
 
 
-def _read_four(folder: Path, checksums: dict[str, str]) -> dict[str, np.ndarray]:
-    arrays = {}
+def _read_four(folder: Path, checksums: dict[str, str]) -> dict[str, Any]:
+    arrays: dict[str, Any] = {}
     for role, name in _FILES.items():
         found = [path for path in (folder / f"{name}.gz", folder / name) if path.is_file()]
         if not found:

@@ -48,7 +48,7 @@ def builder(name: str) -> Source:
             f"TFDS data set {name!r} has no split {sorted(missing)[0]!r}; it has {sorted(found.info.splits)}"
         )
     _prepare(found, name)
-    splits = {}
+    splits: dict[str, Any] = {}
     for split in ("train", "test"):
         x, y = _rows(found, name, split, keys[0])
         splits[f"x_{split}"] = x[..., 0] if x.ndim == 4 and x.shape[-1] == 1 else x

@@ -1,0 +1,233 @@
+"""Named columns: how a raw row of a table becomes the features that the model sees.
+
+A raw row has one float32 per column (see :class:`~tfsoftmax.spec.Column`), so a table in memory is one array. Its
+features are the numbers, in the order of their columns, then a block per column with values: 1 for the value that the
+row has, 0 elsewhere, last the feature of a missing value where training had some. A value that training did not see
+has no 1 in its block: it speaks for no class.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from tfsoftmax._checks import shown
+from tfsoftmax.errors import InputError
+from tfsoftmax.preprocessing import PREPROCESSORS
+from tfsoftmax.spec import Column, ModelSpec
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+class Block(NamedTuple):
+    """The features of one column that are 0 or 1: ``size`` of them from ``begin`` on."""
+
+    column: int
+    begin: int
+    size: int
+
+
+def blocks(columns: Sequence[Column]) -> list[Block]:
+    """The blocks of a table, in the order of their columns; the numbers stand before them."""
+    begin = sum(column.kind == "number" for column in columns)
+    found = []
+    for place, column in enumerate(columns):
+        if size := column.features - (column.kind == "number"):
+            found.append(Block(place, begin, size))
+            begin += size
+    return found
+
+
+def feature_names(columns: Sequence[Column]) -> list[str]:
+    """A name for each feature: ``age``, ``job=clerk``, ``age is missing``."""
+    names = [column.name for column in columns if column.kind == "number"]
+    for block in blocks(columns):
+        column = columns[block.column]
+        names += [f"{column.name}={value}" for value in column.values]
+        names += [f"{column.name} is missing"] * column.gaps
+    return names
+
+
+def column_of_feature(columns: Sequence[Column]) -> np.ndarray:
+    """The place of the column that each feature comes from, int64 ``(features,)``."""
+    numbers = [place for place, column in enumerate(columns) if column.kind == "number"]
+    return np.array(numbers + [block.column for block in blocks(columns) for _ in range(block.size)], np.int64)
+
+
+def constants(spec: ModelSpec) -> tuple[float | np.ndarray, float | np.ndarray]:
+    """Offset and scale of the features: of a table float64 ``(features,)``, else as ``spec`` has them."""
+    if not spec.columns:
+        return tuple(np.asarray(value) if isinstance(value, tuple) else value for value in (spec.offset, spec.scale))  # type: ignore[return-value]
+    numbers = [column for column in spec.columns if column.kind == "number"]
+    rest = spec.features[0] - len(numbers)
+    return (
+        np.array([column.offset for column in numbers] + [0.0] * rest),
+        np.array([column.scale for column in numbers] + [1.0] * rest),
+    )
+
+
+def split(spec: ModelSpec, raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The numbers of raw rows ``(batch, columns)``, and where their blocks have a 1.
+
+    Returns:
+        Numbers as they are, without gaps, float32 ``(batch, numbers)``; for each of :func:`blocks` the feature that is
+        1, -1 for none, int32 ``(batch, blocks)``.
+    """
+    import tensorflow as tf
+
+    columns = spec.columns
+    places = [place for place, column in enumerate(columns) if column.kind == "number"]
+    numbers = _columns_of(raw, places)
+    if places and spec.missing == "impute":
+        fill = tf.constant([columns[place].fill for place in places], tf.float32)
+        numbers = tf.where(tf.math.is_nan(numbers), fill, numbers)
+    found = blocks(columns)
+    picked = _columns_of(raw, [block.column for block in found])
+    begin = tf.constant([block.begin for block in found], tf.float32)
+    last = tf.constant([b.begin + b.size - 1 if columns[b.column].gaps else -1 for b in found], tf.float32)
+    coded = tf.constant([columns[block.column].kind == "category" for block in found], tf.bool)
+    known = tf.where(coded & (picked >= 0), picked + begin, -1.0)
+    return numbers, tf.cast(tf.where(tf.math.is_nan(picked), last, known), tf.int32)
+
+
+def _columns_of(raw: tf.Tensor, places: list[int]) -> tf.Tensor:
+    import tensorflow as tf
+
+    if places and places == list(range(places[0], places[-1] + 1)):
+        return raw[:, places[0] : places[-1] + 1]
+    return tf.gather(raw, tf.constant(places, tf.int32), axis=1)
+
+
+def features(spec: ModelSpec, raw: tf.Tensor) -> tf.Tensor:
+    """The features of raw inputs ``(batch, *shape)``, not yet preprocessed: float32 ``(batch, *spec.features)``."""
+    import tensorflow as tf
+
+    x = tf.cast(raw, tf.float32)
+    if not spec.columns:
+        return x
+    numbers, ones = split(spec, x)
+    parts = [numbers] if any(column.kind == "number" for column in spec.columns) else []
+    for i, (_, begin, size) in enumerate(blocks(spec.columns)):
+        parts.append(tf.cast(tf.equal(ones[:, i : i + 1], tf.range(begin, begin + size)), tf.float32))
+    return tf.concat(parts, axis=1)
+
+
+def dense(spec: ModelSpec, raw: np.ndarray) -> np.ndarray:
+    """What :func:`features` returns, flattened, in NumPy: float32 ``(batch, features)``."""
+    x = raw.reshape(len(raw), -1).astype(np.float32)
+    if not spec.columns:
+        return x
+    places = [place for place, column in enumerate(spec.columns) if column.kind == "number"]
+    made = np.zeros((len(x), *spec.features), np.float32)
+    numbers = x[:, places]
+    if spec.missing == "impute":
+        numbers = np.where(
+            np.isnan(numbers), np.array([spec.columns[place].fill for place in places], np.float32), numbers
+        )
+    made[:, : len(places)] = numbers
+    for place, begin, size in blocks(spec.columns):
+        values = x[:, place]
+        absent = np.isnan(values)
+        if spec.columns[place].kind == "category":
+            rows = np.flatnonzero(~absent & (values >= 0))
+            made[rows, begin + values[rows].astype(np.int64)] = 1
+        if spec.columns[place].gaps:
+            made[absent, begin + size - 1] = 1
+    return made
+
+
+def fit(
+    columns: Sequence[Column], x: np.ndarray, rows: np.ndarray | None, preprocess: str, missing: str
+) -> tuple[Column, ...]:
+    """The columns with what the training rows say of them.
+
+    Args:
+        columns: as a source has them, with all values of categories.
+        x: raw rows, float32 ``(n, columns)``.
+        rows: which of them are training rows, int32; ``None``: all.
+        preprocess: a name in ``PREPROCESSORS``.
+        missing: as in :class:`~tfsoftmax.spec.ModelSpec`.
+    """
+    fitted = []
+    for place, column in enumerate(columns):
+        values = x[:, place] if rows is None else x[rows, place]
+        absent = np.isnan(values)
+        gaps = missing == "impute" and bool(absent.any())
+        if column.kind == "category":
+            seen = np.unique(values[~absent & (values >= 0)]).astype(np.int64)
+            fitted.append(dataclasses.replace(column, values=tuple(column.values[k] for k in seen), gaps=gaps))
+            continue
+        fill = float(values[~absent].mean(dtype=np.float64)) if not absent.all() else 0.0
+        filled = np.where(absent, np.float32(fill), values)[:, None]
+        offset, scale = (float(np.ravel(v)[0]) for v in PREPROCESSORS[preprocess](filled, 1.0, None))
+        fitted.append(dataclasses.replace(column, offset=offset, scale=scale, fill=fill, gaps=gaps))
+    return tuple(fitted)
+
+
+def recode(x: np.ndarray, of: Sequence[Column], to: Sequence[Column], what: str = "the table") -> np.ndarray:
+    """Raw rows of one table as raw rows of another, columns found by name and categories by value.
+
+    Args:
+        x: float32 ``(rows, len(of))``.
+        of: the columns of ``x``; those that ``to`` does not have are left out.
+        to: the columns wanted.
+        what: the table is called so in errors.
+
+    Returns:
+        float32 ``(rows, len(to))``; -1 where ``to`` does not have the value.
+
+    Raises:
+        InputError: a column is missing or of another kind.
+    """
+    places = {column.name: place for place, column in enumerate(of)}
+    if absent := [column.name for column in to if column.name not in places]:
+        raise InputError(
+            f"{what} has no column {shown(absent[0])}"
+            + (f" ({len(absent)} are missing)" if len(absent) > 1 else "")
+            + f"; it has {shown(', '.join(places))}"
+        )
+    made = np.empty((len(x), len(to)), np.float32)
+    for place, column in enumerate(to):
+        given = of[places[column.name]]
+        codes = x[:, places[column.name]]
+        if given.kind != column.kind:
+            raise InputError(
+                f"{what}: column {shown(column.name)} must be a {column.kind}, as in training, and is a {given.kind}"
+            )
+        if column.kind == "category" and given.values != column.values:
+            index = {value: k for k, value in enumerate(column.values)}
+            # the last place is that of -1
+            table = np.array([*(index.get(value, -1) for value in given.values), -1], np.float32)
+            absent_rows = np.isnan(codes)
+            codes = np.where(absent_rows, np.float32(np.nan), table[np.where(absent_rows, -1, codes).astype(np.int64)])
+        made[:, place] = codes
+    return made
+
+
+def unseen(x: np.ndarray, columns: Sequence[Column]) -> dict[str, int]:
+    """How many of the raw rows have a value that training did not see, for each column with some."""
+    found = {
+        column.name: int((x[:, place] == -1).sum()) for place, column in enumerate(columns) if column.kind == "category"
+    }
+    return {name: count for name, count in found.items() if count}
+
+
+def missing(x: np.ndarray, columns: Sequence[Column]) -> dict[str, int]:
+    """How many of the raw rows have no value, for each column with some."""
+    counts = np.isnan(x).sum(axis=0)
+    return {column.name: int(count) for column, count in zip(columns, counts, strict=True) if count}
+
+
+def refuse_missing(found: dict[str, int], rows: int, what: str) -> None:
+    """Raise InputError if any value is missing; ``found`` is what :func:`missing` returns."""
+    if found:
+        listed = ", ".join(f"{shown(name)} ({count:,} of {rows:,})" for name, count in list(found.items())[:5])
+        more = f" and {len(found) - 5} more columns" if len(found) > 5 else ""
+        raise InputError(
+            f"{what} has missing values in {listed}{more}: --missing impute (missing='impute') puts the training mean "
+            "or a category of its own in their place, --drop COLUMN leaves a column out"
+        )
