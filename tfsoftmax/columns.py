@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
+MISSING_INT = -(2**63)  # in graphs a category of whole numbers is missing so; a word is missing as ""
+_UNSEEN_INT, _UNSEEN_WORD = MISSING_INT + 1, "a value that training did not see"
+
+
 class Block(NamedTuple):
     """The features of one column that are 0 or 1: ``size`` of them from ``begin`` on."""
 
@@ -206,6 +210,47 @@ def recode(x: np.ndarray, of: Sequence[Column], to: Sequence[Column], what: str 
             codes = np.where(absent_rows, np.float32(np.nan), table[np.where(absent_rows, -1, codes).astype(np.int64)])
         made[:, place] = codes
     return made
+
+
+def named(spec: ModelSpec, raw: np.ndarray) -> dict[str, np.ndarray]:
+    """Raw rows ``(n, columns)`` as graphs take them: an array ``(n,)`` per column, by its name, words as strings."""
+    made = {}
+    for place, column in enumerate(spec.columns):
+        values = raw[:, place]
+        if column.kind == "category":
+            text = column.dtype == "string"
+            known: list[object] = list(column.values) if text else [int(value) for value in column.values]
+            other = _UNSEEN_WORD if text else _UNSEEN_INT
+            while other in known:
+                other += type(other)(1)  # type: ignore[operator]
+            table = np.array([*known, "" if text else MISSING_INT, other], object)  # the last place is that of -1
+            codes = np.where(np.isnan(values), len(known), values).astype(np.int64)
+            values = table[codes] if text else table[codes].astype(np.int64)
+        made[column.name] = values
+    return made
+
+
+def conform(raw: np.ndarray, spec: ModelSpec, what: str) -> np.ndarray:
+    """Raw rows of the table that ``spec`` describes, float32 ``(n, columns)``.
+
+    Raises:
+        InputError: another shape, a code that no value has, or a missing value where they are refused.
+    """
+    if raw.ndim != 2 or raw.shape[1] != len(spec.columns) or raw.dtype.kind not in "iuf":
+        raise InputError(
+            f"{what} has {raw.dtype} {raw.shape}, expected numbers (n, {len(spec.columns)}), one per column"
+        )
+    x = np.ascontiguousarray(raw, np.float32)
+    for place, column in enumerate(spec.columns):
+        values = x[:, place]
+        there = values[~np.isnan(values)]
+        if column.kind == "category" and not np.isin(there, np.arange(-1, len(column.values))).all():
+            raise InputError(f"{what}: column {shown(column.name)} has codes other than -1 to {len(column.values) - 1}")
+        if np.isinf(there).any():
+            raise InputError(f"{what}: column {shown(column.name)} has a number beyond float32's range")
+    if spec.missing == "refuse":
+        refuse_missing(missing(x, spec.columns), len(x), what)
+    return x
 
 
 def unseen(x: np.ndarray, columns: Sequence[Column]) -> dict[str, int]:

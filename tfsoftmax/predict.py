@@ -9,12 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from tfsoftmax import columns
+from tfsoftmax._checks import shown
 from tfsoftmax._files import read_json
 from tfsoftmax._kinds import EXPORT, not_a
 from tfsoftmax.errors import InputError
 from tfsoftmax.exporting.versions import versions
 from tfsoftmax.spec import ModelSpec
 
+_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")  # operators that are ONNX's own
+_TYPES = {"float32": "tensor(float)", "bool": "tensor(float)", "string": "tensor(string)", "int64": "tensor(int64)"}
 Answer = Callable[..., dict[str, np.ndarray]]  # of raw inputs and, for ONNX, of the outputs to compute
 
 
@@ -90,13 +94,15 @@ class Predictor:
         return self.answer(conform(raw, self.spec))
 
 
-def open_onnx(path: Path, threads: int | None = None) -> Answer:
-    """Open an ONNX file that is whole in itself; gives the function of :meth:`Predictor.answer`.
+def open_onnx(path: Path, threads: int | None = None, spec: ModelSpec | None = None) -> Answer:
+    """Open an ONNX file that is whole in itself; returns the function of :meth:`Predictor.answer`.
+
+    ``spec`` is what it must take and return; that of a table must be given.
 
     Raises:
         InputError: it cannot be read, or asks for other files or for operators that are not ONNX's own.
     """
-    return _session(_read(path), path, threads)
+    return _session(_read(path), path, threads, spec)
 
 
 def _read(path: Path) -> bytes:
@@ -121,16 +127,27 @@ def _session(content: bytes, path: Path, threads: int | None, spec: ModelSpec | 
         _check_session(session, path, spec)
     run, source = session.run, session.get_inputs()[0].name
     known = tuple(output.name for output in session.get_outputs())
+    table = spec is not None and bool(spec.columns)
 
     def answer(raw: np.ndarray, names: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
         names = names or known
-        return dict(zip(names, run(names, {source: raw}), strict=True))
+        given = columns.named(spec, raw) if table else {source: raw}
+        return dict(zip(names, run(names, given), strict=True))
 
     return answer
 
 
 def _check_session(session: Any, path: Path, spec: ModelSpec) -> None:
     """Raise InputError unless the model takes and returns what ``spec`` says."""
+    if spec.columns:
+        found = {given.name: given.type for given in session.get_inputs()}
+        types = {column.name: _TYPES[column.dtype] for column in spec.columns}
+        if found != types:
+            raise InputError(
+                f"{str(path)!r} takes other columns than the manifest beside it says: "
+                f"{shown(sorted(found.items() ^ types.items())[0][0])} differs; export the run again"
+            )
+        return
     taken, returned = session.get_inputs()[0], {output.name: output.shape for output in session.get_outputs()}
     has = taken.type, taken.shape[1:], returned.get("logits", [])[1:]
     wanted = f"tensor({spec.dtype.removesuffix('32')})", [*spec.shape], [len(spec.classes)]
@@ -152,7 +169,7 @@ def _check_onnx(content: bytes, path: Path) -> None:
     waiting: list[Message] = [model]
     while waiting:
         message = waiting.pop()
-        if isinstance(message, onnx.NodeProto) and message.domain not in ("", "ai.onnx"):
+        if isinstance(message, onnx.NodeProto) and message.domain not in _DOMAINS:
             raise InputError(
                 f"{str(path)!r} has the operator {message.op_type!r} of domain {message.domain!r}: only ONNX's own "
                 "operators are opened; export the run again"
@@ -184,6 +201,8 @@ def conform(raw: Any, spec: ModelSpec, what: str = "the input") -> np.ndarray:
         array = np.asarray(raw)
     except ValueError as error:
         raise InputError(f"{what} is ragged; expected shape {_shape(spec)}") from error
+    if spec.columns:
+        return columns.conform(array, spec, what)
     if array.dtype == object and not array.shape:  # a sparse matrix, a data set
         raise InputError(f"{what} must be an array of shape {_shape(spec)}, got {type(raw).__name__}")
     if array.shape in spec.row_shapes:

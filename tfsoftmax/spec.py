@@ -163,6 +163,8 @@ class ModelSpec(_Json):
         names = [column.name for column in self.columns]
         if twice := {name for name in names if names.count(name) > 1}:
             raise InputError(f"two columns are called {shown(min(twice))}; rename one")
+        if taken := sorted(OUTPUTS & {*names}):
+            raise InputError(f"a column is called {taken[0]!r}, as an output of every export is; rename or drop it")
         if not self.features[0]:
             raise InputError("no column has a value that training saw: nothing is left to learn from")
 
@@ -193,6 +195,7 @@ class ModelSpec(_Json):
         return (self.shape,)
 
 
+OUTPUTS = frozenset(("logits", "probabilities", "class_id", "label"))  # of every export
 _LATER = ("fingerprint", "missing")  # settings that the first run folders did not have
 
 

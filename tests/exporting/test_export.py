@@ -327,7 +327,7 @@ def test_int8_that_costs_accuracy_is_refused(finished, tmp_path, monkeypatch):
 
     def opened(folder):
         def answer(raw):
-            answers = good.open(folder)(raw)
+            answers = good.open(folder, run.spec)(raw)
             wrong = np.arange(len(raw)) % 50 == 0  # two rows in a hundred
             answers["class_id"] = np.where(wrong, (answers["class_id"] + 1) % 3, answers["class_id"])
             answers["label"] = np.array(CLASSES, object)[answers["class_id"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -40,11 +41,21 @@ def triton(name: str, version: int, values: dict[str, Any]) -> str:
     # Triton names the classes itself where a client asks for the best of them
     many = f'dims: [ {len(spec["classes"])} ] label_filename: "{version}/assets/labels.txt"'
     shape = ", ".join(map(str, spec["shape"]))
+    inputs = [
+        f'  {{ name: "{_input(spec)}" data_type: {"TYPE_UINT8" if pictures else "TYPE_FP32"} dims: [ {shape} ] }}'
+    ]
+    if columns := spec.get("columns"):
+        types = {"string": "TYPE_STRING", "int64": "TYPE_INT64"}
+        inputs = [
+            f"  {{ name: {json.dumps(column['name'], ensure_ascii=False)} "
+            f"data_type: {types.get(column['dtype'], 'TYPE_FP32')} {one} }}"
+            for column in columns
+        ]
     lines = [
         'backend: "onnxruntime"',
         "max_batch_size: 1024",
         "input [",
-        f'  {{ name: "{_input(spec)}" data_type: {"TYPE_UINT8" if pictures else "TYPE_FP32"} dims: [ {shape} ] }}',
+        ",\n".join(inputs),
         "]",
         "output [",
         f'  {{ name: "logits" data_type: TYPE_FP32 {many} }},',

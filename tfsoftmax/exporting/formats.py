@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import tempfile
 import warnings
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tfsoftmax._quiet import quiet
-from tfsoftmax.exporting import saved_model
+from tfsoftmax.exporting import by_name, saved_model
 from tfsoftmax.exporting.linear import Linear
 from tfsoftmax.predict import Answer, open_onnx
+from tfsoftmax.spec import ModelSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -40,7 +42,7 @@ class Format:
     files: tuple[str, ...]
     runtime: str
     write: Callable[[Linear, Path], None]
-    open: Callable[[Path], Answer]
+    open: Callable[[Path, ModelSpec], Answer]
     int8: bool = False
 
 
@@ -48,6 +50,9 @@ def _write_onnx(linear: Linear, folder: Path) -> None:
     import tf2onnx
 
     linear = linear.fold()
+    if linear.spec.columns:
+        _save_onnx(by_name.onnx_model(linear, OPSET, int8=False), linear, folder / "model.onnx")
+        return
     graph = saved_model.graph(linear, linear.kernel, linear.bias)
     model, _ = tf2onnx.convert.from_function(graph, input_signature=graph.input_signature, opset=OPSET)
     _rename(model.graph)
@@ -91,6 +96,9 @@ def _write_onnx_int8(linear: Linear, folder: Path) -> None:
     from onnx import numpy_helper
 
     spec = linear.spec
+    if spec.columns:
+        _save_onnx(by_name.onnx_model(linear, OPSET, int8=True), linear, folder / "model.int8.onnx")
+        return
     pictures = spec.dtype == "uint8"
     # rounded after folding, a table's columns of large numbers would have no weights left
     linear = linear.fold() if pictures else linear
@@ -193,15 +201,19 @@ def _litert(linear: Linear, work: Path, *, int8: bool) -> bytes:
         return converter.convert()
 
 
-def _open_litert(path: Path) -> Answer:
+def _open_onnx(name: str, folder: Path, spec: ModelSpec) -> Answer:
+    return open_onnx(folder / name, spec=spec if spec.columns else None)
+
+
+def _open_litert(name: str, folder: Path, spec: ModelSpec) -> Answer:
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_content=path.read_bytes())
+    interpreter = Interpreter(model_content=(folder / name).read_bytes())
     with quiet():  # the first one reports its delegate
         interpreter.allocate_tensors()
     runner = interpreter.get_signature_runner("serving_default")
-    (name,) = runner.get_input_details()
-    return lambda raw: runner(**{name: raw})
+    (source,) = runner.get_input_details()
+    return lambda raw: runner(**{source: raw})
 
 
 # name -> format, in the order in which they are written
@@ -209,20 +221,20 @@ EXPORTERS = {
     "saved_model": Format(
         ("saved_model.pb", "variables/*"), "TensorFlow", lambda x, to: saved_model.write(x.fold(), to), saved_model.read
     ),
-    "onnx": Format(("model.onnx",), "ONNX Runtime", _write_onnx, lambda folder: open_onnx(folder / "model.onnx")),
-    "litert": Format(("model.tflite",), "LiteRT", _write_litert, lambda folder: _open_litert(folder / "model.tflite")),
+    "onnx": Format(("model.onnx",), "ONNX Runtime", _write_onnx, functools.partial(_open_onnx, "model.onnx")),
+    "litert": Format(("model.tflite",), "LiteRT", _write_litert, functools.partial(_open_litert, "model.tflite")),
     "onnx_int8": Format(
         ("model.int8.onnx",),
         "ONNX Runtime",
         _write_onnx_int8,
-        lambda folder: open_onnx(folder / "model.int8.onnx"),
+        functools.partial(_open_onnx, "model.int8.onnx"),
         int8=True,
     ),
     "litert_int8": Format(
         ("model.int8.tflite",),
         "LiteRT",
         _write_litert_int8,
-        lambda folder: _open_litert(folder / "model.int8.tflite"),
+        functools.partial(_open_litert, "model.int8.tflite"),
         int8=True,
     ),
 }

@@ -51,7 +51,7 @@ def compare(name: str, entry: Format, folder: Path, spec: ModelSpec, rows: Expec
         a row in batches of ``"1"`` and ``"1024"``, medians; ``ok``.
     """
     raw, few = rows.raw, rows.few
-    answer = entry.open(folder)
+    answer = entry.open(folder, spec)
     order = np.concatenate([np.arange(len(raw)), few, few])
     parts = [*_batches(raw, _AT_ONCE), *_batches(raw[few], 1), *_batches(raw[few], 7)]
     got = [answer(part) for part in parts]

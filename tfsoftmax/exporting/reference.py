@@ -76,6 +76,8 @@ def choose(y: np.ndarray) -> np.ndarray:
 
 def hard_rows(spec: ModelSpec) -> np.ndarray:
     """64 raw inputs that are easy to get wrong: all lowest, all highest, one element alone, seeded noise."""
+    if spec.columns:
+        return _hard_table(spec)
     high = np.array(255 if spec.dtype == "uint8" else 1, spec.dtype)
     noise = np.random.default_rng(0).integers(0, 256, (NOISE, *spec.shape))
     rows = np.concatenate([np.zeros((3, *spec.shape)), noise]).astype(spec.dtype)
@@ -83,4 +85,20 @@ def hard_rows(spec: ModelSpec) -> np.ndarray:
         rows /= 255
     rows[1] = high
     rows[2].flat[rows[2].size // 2] = high
+    return rows
+
+
+def _hard_table(spec: ModelSpec) -> np.ndarray:
+    """64 rows of a table: numbers around those of training, values in turn with unseen ones, gaps where they may be."""
+    random, rows = np.random.default_rng(0), np.empty((NOISE + 3, len(spec.columns)), np.float32)
+    for place, column in enumerate(spec.columns):
+        if column.kind == "number":
+            rows[:, place] = column.offset + random.uniform(-3, 3, len(rows)) / column.scale
+        else:
+            rows[:, place] = random.integers(-1, len(column.values), len(rows))
+    if spec.missing == "impute":
+        rows[random.random(rows.shape) < 0.1] = np.nan
+        rows[0] = np.nan
+    categories = [place for place, column in enumerate(spec.columns) if column.kind == "category"]
+    rows[1, categories] = -1
     return rows

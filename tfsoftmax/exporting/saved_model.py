@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfsoftmax._files import write_text
+from tfsoftmax.columns import MISSING_INT, named
+from tfsoftmax.exporting import by_name
 from tfsoftmax.exporting.linear import Linear
 from tfsoftmax.exporting.reference import hard_rows
 from tfsoftmax.spec import ModelSpec
@@ -68,6 +70,10 @@ def write(linear: Linear, folder: Path) -> None:
     module = tf.Module()
     module.kernel, module.bias = tf.Variable(linear.kernel, name="kernel"), tf.Variable(linear.bias, name="bias")
     module.answer = graph(linear, module.kernel, module.bias)
+    if spec.columns:
+        lookup = by_name.Lookup(spec)
+        module.tables, of_rows = lookup.tables, module.answer
+        module.answer = _by_name(of_rows, lookup)
     module.classify = _classify(module.answer, spec)
     signatures = {"serving_default": module.answer, "classify": module.classify}
     with plain(folder) as path:
@@ -76,6 +82,7 @@ def write(linear: Linear, folder: Path) -> None:
         updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(path)
         updater.replace_method_name("classify", "tensorflow/serving/classify", tags="serve")
         updater.save()
+    _name_inputs(spec, folder / "saved_model.pb")
     (folder / "fingerprint.pb").unlink(missing_ok=True)  # optional, and of the file as it was before
     for name in ("assets", "assets.extra"):
         (folder / name).mkdir(exist_ok=True)
@@ -83,20 +90,64 @@ def write(linear: Linear, folder: Path) -> None:
     _write_warmup(spec, folder)
 
 
+def _by_name(of_rows: Any, lookup: by_name.Lookup) -> Any:
+    """The graph of a table: one input per column."""
+    import tensorflow as tf
+
+    def answer(**given: tf.Tensor) -> dict[str, tf.Tensor]:
+        answers: dict[str, tf.Tensor] = of_rows(lookup.raw(given))
+        return answers
+
+    specs = [by_name.tensor_spec(place, column) for place, column in enumerate(lookup.spec.columns)]
+    return tf.function(answer, autograph=False).get_concrete_function(**{spec.name: spec for spec in specs})
+
+
+def _name_inputs(spec: ModelSpec, path: Path) -> None:
+    """Give the inputs of a table the names of their columns, where TensorFlow's functions cannot have them."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    names = {by_name.argument(place, column): column.name for place, column in enumerate(spec.columns)}
+    if all(name == argument for argument, name in names.items()):
+        return
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    inputs = saved.meta_graphs[0].signature_def["serving_default"].inputs
+    found = {names[argument]: inputs[argument] for argument in list(inputs)}
+    tensors = {name: type(info).FromString(info.SerializeToString()) for name, info in found.items()}
+    inputs.clear()
+    for name, info in tensors.items():
+        inputs[name].CopyFrom(info)
+    path.write_bytes(saved.SerializeToString(deterministic=True))
+
+
 def _classify(answer: Any, spec: ModelSpec) -> tf.types.experimental.PolymorphicFunction:
     """The signature for ``tf.Example``s: one feature named as the graph input, flattened; all classes with scores."""
     import tensorflow as tf
 
     pictures = spec.dtype == "uint8"
+    impute = spec.missing == "impute"
+
+    def columns(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        features = {}
+        for place, column in enumerate(spec.columns):
+            dtype = by_name.tensor_spec(place, column).dtype
+            absent = {tf.float32: np.nan, tf.string: "", tf.int64: MISSING_INT}[dtype]
+            features[column.name] = tf.io.FixedLenFeature((), dtype, absent if impute else None)
+        parsed = tf.io.parse_example(inputs, features)
+        return {by_name.argument(place, column): parsed[column.name] for place, column in enumerate(spec.columns)}
 
     def classify(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        if spec.columns:
+            return scored(answer(**columns(inputs)))
         feature = tf.io.FixedLenFeature(spec.shape, tf.int64 if pictures else tf.float32)
         raw = tf.io.parse_example(inputs, {spec.input_name: feature})[spec.input_name]
         if pictures:  # a cast would wrap around
             tf.debugging.assert_non_negative(raw)
             tf.debugging.assert_less(raw, tf.constant(256, raw.dtype))
             raw = tf.cast(raw, tf.uint8)
-        scores = answer(raw)["probabilities"]
+        return scored(answer(raw))
+
+    def scored(answers: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        scores = answers["probabilities"]
         names = tf.tile(tf.constant([spec.classes]), [tf.shape(scores)[0], 1])
         return {"classes": names, "scores": scores}
 
@@ -115,22 +166,31 @@ def _write_warmup(spec: ModelSpec, folder: Path) -> None:
     name = folder.resolve().parent.name.encode()
     records = []
     for count in (1, 32):
-        tensor = tf.make_tensor_proto(rows[:count]).SerializeToString(deterministic=True)
-        inputs = _message((1, spec.input_name.encode()), (2, tensor))
-        request = _message((1, _message((1, name), (3, b"serving_default"))), (2, inputs))
+        given = named(spec, rows[:count]) if spec.columns else {spec.input_name: rows[:count]}
+        tensors = [(key.encode(), tf.make_tensor_proto(value)) for key, value in given.items()]
+        inputs = [_message((1, key), (2, value.SerializeToString(deterministic=True))) for key, value in tensors]
+        request = _message((1, _message((1, name), (3, b"serving_default"))), *((2, one) for one in inputs))
         records.append(_message((6, _message((1, request)))))
-    high = rows[1].ravel().tolist()
-    if spec.dtype == "uint8":
-        feature = tf.train.Feature(int64_list=tf.train.Int64List(value=high))
-    else:
-        feature = tf.train.Feature(float_list=tf.train.FloatList(value=high))
-    example = tf.train.Example(features=tf.train.Features(feature={spec.input_name: feature}))
+    given = named(spec, rows[1:2]) if spec.columns else {spec.input_name: rows[1]}
+    features = tf.train.Features(feature={key: _feature(value) for key, value in given.items()})
+    example = tf.train.Example(features=features)
     examples = _message((1, _message((1, example.SerializeToString(deterministic=True)))))
     request = _message((1, _message((1, name), (3, b"classify"))), (2, examples))
     records.append(_message((2, _message((1, request)))))
     with tf.io.TFRecordWriter(str(folder / "assets.extra" / "tf_serving_warmup_requests")) as writer:
         for record in records:
             writer.write(record)
+
+
+def _feature(values: np.ndarray) -> tf.train.Feature:
+    import tensorflow as tf
+
+    flat = values.ravel().tolist()
+    if values.dtype == object:
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[text.encode() for text in flat]))
+    if values.dtype.kind in "iu":
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=flat))
+    return tf.train.Feature(float_list=tf.train.FloatList(value=flat))
 
 
 def _message(*fields: tuple[int, bytes]) -> bytes:
@@ -142,17 +202,24 @@ def _message(*fields: tuple[int, bytes]) -> bytes:
     return b"".join(varint(number << 3 | 2) + varint(len(content)) + content for number, content in fields)
 
 
-def read(folder: Path) -> Any:
-    """Open the SavedModel in TensorFlow; gives the function that answers as ``Format.open`` says."""
+def read(folder: Path, spec: ModelSpec) -> Any:
+    """Open the SavedModel in TensorFlow; returns the function that answers as ``Format.open`` says."""
     import tensorflow as tf
 
     with plain(folder) as path:
         loaded = tf.saved_model.load(path)
     serve = loaded.signatures["serving_default"]
-    (name,) = serve.structured_input_signature[1]
+
+    def inputs(raw: np.ndarray) -> dict[str, np.ndarray]:
+        if not spec.columns:
+            (name,) = serve.structured_input_signature[1]
+            return {name: raw}
+        given = named(spec, raw)
+        return {by_name.argument(place, column): given[column.name] for place, column in enumerate(spec.columns)}
 
     def answer(raw: np.ndarray) -> dict[str, np.ndarray]:
-        answers = {key: value.numpy() for key, value in serve(**{name: tf.constant(raw)}).items()}
+        given = {name: tf.constant(values) for name, values in inputs(raw).items()}
+        answers = {key: value.numpy() for key, value in serve(**given).items()}
         answers["label"] = np.array([label.decode() for label in answers["label"]], object)
         return answers
 
