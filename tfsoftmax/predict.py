@@ -127,11 +127,11 @@ def _session(content: bytes, path: Path, threads: int | None, spec: ModelSpec | 
         _check_session(session, path, spec)
     run, source = session.run, session.get_inputs()[0].name
     known = tuple(output.name for output in session.get_outputs())
-    table = spec is not None and bool(spec.columns)
+    table = spec if spec is not None and spec.columns else None
 
     def answer(raw: np.ndarray, names: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
         names = names or known
-        given = columns.named(spec, raw) if table else {source: raw}
+        given = {source: raw} if table is None else columns.named(table, raw)
         return dict(zip(names, run(names, given), strict=True))
 
     return answer

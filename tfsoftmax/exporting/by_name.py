@@ -73,7 +73,9 @@ def onnx_model(linear: Linear, opset: int, *, int8: bool) -> onnx.ModelProto:
     """
     from onnx import TensorProto, helper, numpy_helper
 
-    spec, nodes, inputs, arrays = linear.spec, [], [], {}
+    spec, inputs = linear.spec, []
+    nodes: list[onnx.NodeProto] = []
+    arrays: dict[str, np.ndarray] = {}
     count = sum(column.kind == "number" for column in spec.columns)
     taken = {*OUTPUTS, *(column.name for column in spec.columns)}
 
@@ -136,7 +138,7 @@ def onnx_model(linear: Linear, opset: int, *, int8: bool) -> onnx.ModelProto:
     if numbers:
         x = add("Concat", numbers, axis=1)
         if not linear.folded:
-            offset, scale = (np.asarray(value[:count], np.float32) for value in constants(spec))
+            offset, scale = (np.asarray(value, np.float32)[:count] for value in constants(spec))
             x = add("Mul", [add("Sub", [x, constant(offset)]), constant(scale)])
         terms.append(add("MatMul", [x, of_numbers]))
     if chosen:
