@@ -62,7 +62,8 @@ def test_features_are_those_of_scikit_learn(mixed):
         got = np.asarray(tfsoftmax.data.preprocess(mixed.spec, data.rows.x))
         np.testing.assert_allclose(got, encoder.transform(expected), atol=2e-6)
     batch = next(iter(mixed.test))[0]
-    assert batch.dtype == tf.float32 and batch.shape == (32, 9)
+    assert batch.dtype == tf.float32
+    assert batch.shape == (32, 9)
 
 
 def test_the_compiled_epoch_is_keras_own(mixed):
@@ -145,7 +146,8 @@ def test_missing_values_are_refused_or_imputed():
         tfsoftmax.Data(source)
     data = tfsoftmax.Data(source, preprocess="standardize", missing="impute")
     size, color = data.spec.columns[0], data.spec.columns[1]
-    assert (size.gaps, color.gaps) == (True, True) and not data.spec.columns[2].gaps
+    assert (size.gaps, color.gaps) == (True, True)
+    assert not data.spec.columns[2].gaps
     seen = frame(500, 0, gaps=True).iloc[data.train.rows.index]
     assert size.fill == pytest.approx(seen["size"].mean(), rel=1e-6)
     features = columns.dense(data.spec, data.train.rows.x)
@@ -170,6 +172,6 @@ def test_columns_of_other_data_are_found_by_name(mixed):
     without = read(frame(500, 0).drop(columns="size"), test)
     with pytest.raises(InputError, match="has no column 'size'"):
         columns.recode(without.x_test, without.columns, mixed.spec.columns)
-    words = read(frame(500, 0).assign(count="many"), test.assign(count="few"))
+    words = read(frame(500, 0).assign(count=WORDS * 100), test.assign(count="red"))
     with pytest.raises(InputError, match="column 'count' must be a number, as in training, and is a category"):
         columns.recode(words.x_test, words.columns, mixed.spec.columns)

@@ -40,7 +40,7 @@ class Choices:
 
 
 def rows_of(
-    where: str, table: pa.Table, without: Iterable[str], choices: Choices
+    where: str, table: pa.Table, train: int, without: Iterable[str], choices: Choices
 ) -> tuple[np.ndarray, tuple[Column, ...]]:
     """Raw rows float32 ``(rows, columns)``, NaN where a value is missing, and their columns with all values.
 
@@ -50,13 +50,13 @@ def rows_of(
     Args:
         where: the table, for errors.
         table: its rows.
+        train: how many of them, from the beginning, are those of the training split, which alone say what is left out.
         without: columns that are no inputs.
         choices: of the user.
 
     Returns:
         A lone column of lists of numbers, an embedding, comes as float32 ``(rows, numbers)`` without columns.
     """
-    import pyarrow as pa
 
     left = set(without)
     names = [name for name in table.column_names if name not in left]
@@ -72,8 +72,8 @@ def rows_of(
     made, columns = [], []
     for name in names:
         asked = "category" if name in choices.category else "number" if name in choices.number else ""
-        array = table[name].combine_chunks() if isinstance(table[name], pa.ChunkedArray) else table[name]
-        if not asked and (why := _useless(array)):
+        array = _whole(table[name])
+        if not asked and (why := _useless(array[:train])):
             _log.warning("%s: column %s is left out: %s", where, shown(name), why)
             continue
         values, column = _column(where, name, array, asked)
@@ -85,6 +85,15 @@ def rows_of(
     for place, values in enumerate(made):
         x[:, place] = values
     return x, tuple(columns)
+
+
+def _whole(array: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """One array of plain values."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(array.type):
+        array = array.cast(array.type.value_type)
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -116,6 +125,8 @@ def _useless(array: pa.Array) -> str:
     import pyarrow.compute as pc
 
     there = len(array) - array.null_count
+    if pa.types.is_nested(array.type):
+        return ""  # refused below
     if not there:
         return "all its values are missing"
     if pa.types.is_temporal(array.type):
@@ -131,8 +142,6 @@ def _useless(array: pa.Array) -> str:
 def _is_text(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
@@ -140,7 +149,7 @@ def _column(where: str, name: str, array: pa.Array, asked: str) -> tuple[np.ndar
     """One column as raw values float32 ``(rows,)``."""
     import pyarrow as pa
 
-    kind = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
+    kind = array.type
     what = f"{where}: column {shown(name)}"
     numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     if asked == "category" or (not asked and _is_text(kind)):
@@ -164,8 +173,6 @@ def _numbers(what: str, array: pa.Array) -> np.ndarray:
         array = array.cast(pa.timestamp("us")).cast(pa.int64())
         values = array.to_numpy(zero_copy_only=False) / 1e6
     else:
-        if pa.types.is_dictionary(array.type):
-            array = array.dictionary_decode()
         try:
             values = array.cast(pa.float64()).to_numpy(zero_copy_only=False)
         except pa.ArrowInvalid as error:
@@ -193,11 +200,10 @@ def _few_words(what: str, name: str, array: pa.Array) -> None:
     """Refuse a column of numbers with a few words in it."""
     import pyarrow.compute as pc
 
-    decoded = array if not hasattr(array, "dictionary") else array.dictionary_decode()
-    there = len(decoded) - decoded.null_count
-    digits = pc.sum(pc.match_substring_regex(decoded, r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$")).as_py() or 0
+    there = len(array) - array.null_count
+    digits = pc.sum(pc.match_substring_regex(array, r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$")).as_py() or 0
     if there > digits >= 0.9 * there:
-        row, word = _not_a_number(decoded)
+        row, word = _not_a_number(array)
         raise InputError(
             f"{what} holds numbers, and {there - digits:,} of {there:,} values are none, the first {shown(word)} in "
             f"row {row}: mend them, or give --category {name} for a column of words"
@@ -208,12 +214,7 @@ def codes_of(what: str, array: Any) -> tuple[np.ndarray, tuple[str, ...]]:
     """Codes int32 ``(rows,)``, -1 where a value is missing, into the values as text; numbers in numerical order."""
     import pyarrow as pa
 
-    if isinstance(array, pa.ChunkedArray):
-        array = array.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):  # of none or of several chunks
-        array = pa.concat_arrays(array.chunks)
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
+    array = _whole(array)
     if pa.types.is_floating(array.type):
         whole = array.cast(pa.float64()).to_numpy(zero_copy_only=False)
         if np.isnan(whole).sum() != array.null_count or (whole[~np.isnan(whole)] % 1).any():

@@ -88,17 +88,21 @@ def read_table(path: Path, kind: str, columns: Sequence[Column] = ()) -> pa.Tabl
 def checked(table: pa.Table, where: str) -> pa.Table:
     """``table``, if it has rows, and columns with names of their own."""
     names = table.column_names
-    if len(names) > _MOST_COLUMNS:
-        raise InputError(
-            f"{where} has {len(names):,} columns; a table may have {_MOST_COLUMNS:,}: give so many numbers as an "
-            "embedding (.npy, or one list column of a Parquet file)"
-        )
+    _few_columns(len(names), where)
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"{where} has two columns called {shown(twice)}; rename one")
     if not len(table):
         raise InputError(f"{where} has no rows, only the columns {shown(', '.join(names))}")
     return table
+
+
+def _few_columns(count: int, where: str) -> None:
+    if count > _MOST_COLUMNS:
+        raise InputError(
+            f"{where} has {count:,} columns; a table may have {_MOST_COLUMNS:,}: give so many numbers as an embedding "
+            "(.npy, or one list column of a Parquet file)"
+        )
 
 
 def _parsed(content: bytes, kind: str, columns: Sequence[Column]) -> pa.Table:
@@ -115,6 +119,8 @@ def _parsed(content: bytes, kind: str, columns: Sequence[Column]) -> pa.Table:
         return json.read_json(pa.BufferReader(content), json.ReadOptions(block_size=block), options)
     if not content.strip():
         raise InputError("it is empty")
+    if kind != "jsonl":
+        _few_columns(content[: content.find(b"\n")].count(_DELIMITERS[kind].encode()) + 1, "it")
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise InputError("it is UTF-16; save it as UTF-8")
 
@@ -194,7 +200,7 @@ def source(name: str, table: pa.Table, choices: Choices, test: pa.Table | None =
     else:
         count = len(table)
     without = {label, *choices.drop} | ({choices.group} if choices.group else set())
-    x, columns = rows_of(repr(name), table, without, choices)
+    x, columns = rows_of(repr(name), table, count, without, choices)
     y, classes = codes_of(f"the label column {shown(label)} of {name!r}", table[label])
     if test is None:
         raise InputError(f"{name!r} has no test split: name the files train*.… and test*.…")
