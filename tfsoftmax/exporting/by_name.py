@@ -123,7 +123,7 @@ def onnx_model(linear: Linear, opset: int, *, int8: bool) -> onnx.ModelProto:
                 if block:
                     chosen.append(add("Where", [absent, constant(block.begin), constant(last)]))
             numbers.append(add("Unsqueeze", [x, one]))
-        elif block:
+        elif block:  # else training saw no value, and none counts
             words = column.name if column.dtype == "string" else add("Cast", [column.name], to=TensorProto.STRING)
             places = {value: block.begin + k for k, value in enumerate(column.values)}
             if column.gaps:
@@ -132,8 +132,6 @@ def onnx_model(linear: Linear, opset: int, *, int8: bool) -> onnx.ModelProto:
                 add("LabelEncoder", [words], domain="ai.onnx.ml", keys_strings=list(places),
                     values_int64s=list(places.values()), default_int64=last)
             )  # fmt: skip
-        else:  # training saw no value
-            chosen.append(add("Where", [add("IsNaN", [constant(np.float32(0))]), constant(last), constant(last)]))
     terms = []
     if numbers:
         x = add("Concat", numbers, axis=1)

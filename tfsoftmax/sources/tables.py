@@ -119,8 +119,7 @@ def _parsed(content: bytes, kind: str, columns: Sequence[Column]) -> pa.Table:
         return json.read_json(pa.BufferReader(content), json.ReadOptions(block_size=block), options)
     if not content.strip():
         raise InputError("it is empty")
-    if kind != "jsonl":
-        _few_columns(content[: content.find(b"\n")].count(_DELIMITERS[kind].encode()) + 1, "it")
+    _few_columns(content[: content.find(b"\n")].count(_DELIMITERS[kind].encode()) + 1, "it")
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise InputError("it is UTF-16; save it as UTF-8")
 
