@@ -325,9 +325,9 @@ def test_int8_that_costs_accuracy_is_refused(finished, tmp_path, monkeypatch):
     run, _ = finished
     good, rows = EXPORTERS["onnx_int8"], run.data().train.rows
 
-    def opened(folder):
+    def opened(folder, spec):
         def answer(raw):
-            answers = good.open(folder, run.spec)(raw)
+            answers = good.open(folder, spec)(raw)
             wrong = np.arange(len(raw)) % 50 == 0  # two rows in a hundred
             answers["class_id"] = np.where(wrong, (answers["class_id"] + 1) % 3, answers["class_id"])
             answers["label"] = np.array(CLASSES, object)[answers["class_id"]]
