@@ -1,0 +1,69 @@
+"""The verbs evaluate, export and verify: what is done with a run and its exports."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tfsoftmax._checks import one_of
+from tfsoftmax.console import tensorflow
+from tfsoftmax.verbs import Json, RunFolder
+
+
+def evaluate(
+    run: RunFolder,
+    split: Annotated[str, typer.Option(help="test or val.")] = "test",
+    as_json: Json = False,
+) -> None:
+    """Evaluate a finished run: loss, accuracy with its 95 % interval, figures a class, confusion matrix."""
+    one_of("--split", split, ("test", "val"))
+    with tensorflow():
+        from tfsoftmax.runs.evaluation import report, summary
+        from tfsoftmax.runs.run import Run
+    result = Run(run).evaluate(split)
+    if as_json:
+        print(json.dumps({"split": split, **result}))
+        return
+    print(f"{split}: {summary(result)}\n\n{report(result)}")
+
+
+def export(
+    run: RunFolder,
+    to: Annotated[Path, typer.Option(help="Export folder; its name is the model's name for servers.")],
+    version: Annotated[
+        int | None, typer.Option(help="Number of the version.", min=1, show_default="the next one")
+    ] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(help="Versions to keep; older ones go once the new one is there.", min=1, show_default="all"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Export a finished run as the next version, each file compared with the model on the validation rows."""
+    with tensorflow():
+        from tfsoftmax.runs.run import Run
+    done = Run(run).export(to, version=version, keep=keep)
+    if as_json:
+        print(json.dumps({"folder": str(done.folder), "parity": done.parity, "removed": done.removed}))
+        return
+    print(done)
+
+
+def verify(
+    export: Annotated[Path, typer.Argument(metavar="EXPORT", help="Export folder, or one version folder in it.")],
+    as_json: Json = False,
+) -> None:
+    """Verify an export: hashes, then each file opened in its own runtime and compared on the reference rows."""
+    with tensorflow():
+        from tfsoftmax.exporting.verify import verify as check
+    found = check(export)
+    if as_json:
+        fields = ("parity", "unlisted")
+        rows = [{"folder": str(one.folder), **{name: getattr(one, name) for name in fields}} for one in found]
+        print(json.dumps({"versions": rows}))
+        return
+    for one in found:
+        print(one)

@@ -1,0 +1,97 @@
+"""The verb train."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tfsoftmax.console import tensorflow
+from tfsoftmax.errors import InputError
+from tfsoftmax.spec import RunConfig
+from tfsoftmax.verbs import DEMO, Json, file_name
+
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(RunConfig)}
+
+
+def _setting(name: str, text: str) -> Any:
+    """A train option: None where absent; then the --config file or RunConfig's default, shown in the help, counts."""
+    default = _DEFAULTS[name]
+    return typer.Option(help=text, show_default=str(default) if default is not None else False)
+
+
+def train(
+    out: Annotated[Path | None, typer.Option(help="Run folder to write.", show_default="runs/DATA")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Data set; `tfsoftmax datasets` lists them.", show_default=DEMO)
+    ] = None,
+    epochs: Annotated[int | None, _setting("epochs", "Passes over the training rows.")] = None,
+    batch_size: Annotated[int | None, _setting("batch_size", "Rows a step.")] = None,
+    lr: Annotated[float | None, _setting("lr", "Learning rate.")] = None,
+    seed: Annotated[int | None, _setting("seed", "Of the split and of the order of the rows.")] = None,
+    val: Annotated[
+        str | None,
+        typer.Option(help="Validation rows cut from the training split, or `test`.", show_default="one sixth"),
+    ] = None,
+    optimizer: Annotated[str | None, _setting("optimizer", "sgd, adam, adamw, lion or rmsprop.")] = None,
+    momentum: Annotated[float | None, _setting("momentum", "Of sgd.")] = None,
+    l2: Annotated[float | None, _setting("l2", "Factor of the squared weights in the loss.")] = None,
+    label_smoothing: Annotated[
+        float | None, _setting("label_smoothing", "Share of the probability that the loss gives to all classes.")
+    ] = None,
+    schedule: Annotated[str | None, _setting("schedule", "Learning rate: constant or cosine.")] = None,
+    preprocess: Annotated[str | None, _setting("preprocess", "unit, center or standardize.")] = None,
+    patience: Annotated[
+        int | None, _setting("patience", "Stop after so many epochs without a better validation loss, keep the best.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="JSON file of settings, as a run folder's config.json.")] = None,
+    refit: Annotated[bool | None, typer.Option("--refit", help="Train on the validation rows too.")] = None,
+    tensorboard: Annotated[bool | None, typer.Option("--tensorboard", help="Write event files too.")] = None,
+    precision: Annotated[str | None, _setting("precision", "Of the products in training: float32 or bfloat16.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
+    strategy: Annotated[str, typer.Option(help="auto, cpu, gpu, mirrored, multiworker or tpu.")] = "auto",
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for other workers.", min=1, max=86_400)] = 300,
+    as_json: Json = False,
+) -> None:
+    """Train a model and write its run folder. On an unfinished one the same command goes on."""
+    given = {name: value for name, value in locals().items() if name in _DEFAULTS and value is not None}
+    if "val" in given and given["val"] != "test":
+        try:
+            given["val"] = int(given["val"])
+        except ValueError as error:
+            raise InputError(f"--val must be a number of rows or 'test', got {val!r}") from error
+    if config is not None and config.is_dir():
+        raise InputError(
+            f"--config must be a JSON file, got the folder {str(config)!r}; a run's settings are in its "
+            "config.json, a search's best ones in its best.json"
+        )
+    if config is None:
+        settings = RunConfig(**{"data": DEMO, **given})
+    else:
+        fresh = {"fingerprint": None} if "data" in given else {}  # the data named here are meant as they are
+        settings = dataclasses.replace(RunConfig.load(config, "configuration"), **fresh, **given)
+    out = Path("runs", file_name(settings.data or "data")) if out is None else out
+    with tensorflow():
+        from tfsoftmax.runs import training
+        from tfsoftmax.runs.evaluation import summary
+        from tfsoftmax.runs.run import reopened
+        from tfsoftmax.strategy import again, opened
+    with again(timeout, once="--overwrite") as left:
+        scope = opened(strategy, left)
+        way_out = (
+            "name the data to train on as they are now by --data, or pass them in Python: tfsoftmax.train(data, …)"
+        )
+        rows = reopened(settings, f"the configuration {str(config)!r}", way_out)
+        run = training.train(rows, settings, out, overwrite=overwrite, progress=True, strategy=scope)
+    if run is None:
+        return  # the chief tells
+    if as_json:
+        print(json.dumps({"run": str(run.folder), **run.metrics}))
+        return
+    print(f"trained {run.metrics['epochs']} epochs in {run.metrics['seconds']:.1f} s: {run.folder}")
+    for split in ("val", "test"):
+        if run.metrics[split]:
+            print(f"{split:<5} {summary(run.metrics[split])}")
