@@ -2,8 +2,6 @@
 
 import base64
 import io
-import os
-import shutil
 
 import numpy as np
 import pytest
@@ -13,22 +11,7 @@ from PIL import Image
 
 from tfsoftmax.exporting.reference import Reference
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=sandbox)
-        yield started
-        started.close()
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
@@ -75,7 +58,8 @@ def settled(page, label=None):
 
 
 def percents(probabilities):
-    return [f"{100 * p:.1f}%" for p in probabilities]
+    """As the page prints them, the largest first."""
+    return [f"{100 * p:.1f}%" for p in sorted(probabilities, reverse=True)]
 
 
 def signed(x):

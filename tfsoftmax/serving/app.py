@@ -66,18 +66,18 @@ class Handlers:
         call.served = (version.name, str(version.number))
         return version
 
-    async def answer(self, function: Callable[..., tuple[bytes, int]], call: Call) -> bytes:
+    async def answer(self, function: Callable[..., tfserving.Answered], call: Call) -> bytes:
         """``:predict``, ``:classify`` and ``:explain``."""
         version = self.version(call)
         convert = Convert(kind=call.headers.get(b"content-type", b""), **_flags(call.query))
-        answer, call.rows = await call.work(function, version, convert)
+        answer, call.rows, call.unseen = await call.work(function, version, convert)
         return answer
 
     async def infer(self, call: Call) -> bytes | Reply:
         """The Open Inference Protocol's ``infer``."""
         version = self.version(call)
         length = call.headers.get(b"inference-header-content-length")
-        answer, call.rows, head = await call.work(openinference.infer, version, length)
+        answer, call.rows, call.unseen, head = await call.work(openinference.infer, version, length)
         if head is None:
             return answer
         return Reply(answer, b"application/octet-stream", (b"inference-header-content-length", b"%d" % head))

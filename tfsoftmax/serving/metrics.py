@@ -37,6 +37,8 @@ _last = Gauge(
 # each worker looks on its own and finds the same: the largest of those that live, not their sum
 _refused = Gauge("tfsoftmax_refused_versions", "Versions that are refused.", ["model"], multiprocess_mode="livemax")
 
+_unseen = Counter("tfsoftmax_unseen_values", "Values that training did not see.", ["model", "column"])
+
 # looking a child up by its labels costs more than counting
 _request = functools.lru_cache(4096)(lambda model, verb, code: _requests.labels(model, verb, code))
 _error = functools.lru_cache(1024)(_errors.labels)
@@ -57,6 +59,11 @@ def count(model: str, verb: str, status: int, seconds: float | None = None, rows
     elif rows:
         _batch(model).observe(rows)
         _answered(model).set(time.time())
+
+
+def unseen(model: str, column: str, values: int) -> None:
+    """Count values of a table's column that training did not see."""
+    _unseen.labels(model, column).inc(values)
 
 
 def served(model: str, version: int) -> None:

@@ -15,7 +15,7 @@ from tfsoftmax.exporting.manifest import unlisted, verify_files
 from tfsoftmax.exporting.reference import Reference
 from tfsoftmax.exporting.versions import versions
 from tfsoftmax.predict import Predictor
-from tfsoftmax.serving import metrics, tensors
+from tfsoftmax.serving import metrics, tables, tensors
 from tfsoftmax.serving.settings import Settings
 
 log = logging.getLogger("tfsoftmax.serving")
@@ -42,18 +42,19 @@ class Version(Predictor):
         name: the model's name.
         folder: its version folder.
         max_rows: most rows in one request.
+        refuse_unseen: refuse rows of a table that have a value that training did not see.
 
     Raises:
         InputError: the folder is not whole, or answers otherwise than its reference rows say.
     """
 
-    def __init__(self, name: str, folder: Path, max_rows: int):
+    def __init__(self, name: str, folder: Path, max_rows: int, *, refuse_unseen: bool = False):
         self.manifest = verify_files(folder)
         for stray in unlisted(folder, self.manifest):
             log.warning("%s: version %s: %s is not in the manifest", name, folder.name, stray)
         super().__init__(folder, threads=1)
-        self.name, self.number, self.max_rows = name, int(folder.name), max_rows
-        self.readers = self._readers()  # the first one for rows of the shape that the model has
+        self.name, self.number, self.max_rows, self.refuse_unseen = name, int(folder.name), max_rows, refuse_unseen
+        self._set_up()
         self.reference = Reference.read(folder) if (folder / "reference.npz").exists() else None  # older exports
         self._warm_up()
 
@@ -65,15 +66,18 @@ class Version(Predictor):
         return {name: np.concatenate([block[name] for block in found]) for name in found[0]}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__getstate__().items() if name != "readers"}
+        return {name: value for name, value in super().__getstate__().items() if name not in ("readers", "table")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.readers = self._readers()
+        self._set_up()
 
-    def _readers(self) -> list[tensors.Reader]:
+    def _set_up(self) -> None:
+        """What reads requests: of a table by name, else readers, the first one for rows of the model's own shape."""
         spec, most = self.spec, self.max_rows
-        return [tensors.reader(shape, spec.shape, spec.dtype, spec.input_name, most) for shape in spec.row_shapes]
+        self.table = tables.Decoders(spec, most) if spec.columns else None
+        shapes = () if spec.columns else spec.row_shapes
+        self.readers = [tensors.reader(shape, spec.shape, spec.dtype, spec.input_name, most) for shape in shapes]
 
     def _warm_up(self) -> None:
         """Answer the reference rows, one alone and all together, and compare."""
@@ -185,7 +189,7 @@ class Models:
                 states[number] = ("LOADING", "")
                 self._show()
             try:
-                version = Version(name, folder / str(number), self.settings.max_rows)
+                version = self._opened(name, folder / str(number))
             except Exception as error:  # whatever a version raises is its own fault: the others go on
                 why = str(error) if isinstance(error, TfsoftmaxError) else f"{type(error).__name__}: {error}"
                 why = " ".join(why.split())
@@ -196,6 +200,10 @@ class Models:
                 continue
             self._switch(version, identity)
             return
+
+    def _opened(self, name: str, folder: Path) -> Version:
+        refuse = self.settings.unseen == "refuse"
+        return Version(name, folder, self.settings.max_rows, refuse_unseen=refuse)
 
     def _forget(self, name: str, folder: Path) -> None:
         """Drop what is known of versions that are neither served nor there."""

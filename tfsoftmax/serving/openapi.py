@@ -11,7 +11,9 @@ import tfsoftmax
 from tfsoftmax.inputs import PICTURES
 from tfsoftmax.serving.models import Version, outputs_of
 from tfsoftmax.serving.settings import Settings
+from tfsoftmax.serving.tables import DATATYPES
 from tfsoftmax.serving.tensors import LARGEST
+from tfsoftmax.spec import Column
 
 Schema = dict[str, Any]
 
@@ -85,8 +87,14 @@ def _model(version: Version, keyed: bool) -> dict[str, Any]:
     column = _list(value, 1, version.max_rows)
     signature = {"signature_name": {"enum": ["serving_default", "", None]}}
     instance = {"anyOf": [row, *b64, _object({name: value})]}
+    named = _object({name: column})
+    if spec.columns:
+        cells = {column.name: _cell(column, spec.missing == "impute") for column in spec.columns}
+        row = instance = _object(cells)
+        named = _object({key: _list(cell, 1, version.max_rows) for key, cell in cells.items()})
+        column = _list(row, 1, version.max_rows)
     rows = _object({"instances": _list(instance, 1, version.max_rows)}, signature, more=True)
-    columns = _object({"inputs": {"anyOf": [column, _object({name: column})]}}, signature, more=True)
+    columns = _object({"inputs": {"anyOf": [column, named]}}, signature, more=True)
     predicted = {key: _tensor(dtype, shape[1:]) for key, dtype, shape in outputs_of(size)}
     prediction = {
         "anyOf": [
@@ -121,6 +129,8 @@ def _model(version: Version, keyed: bool) -> dict[str, Any]:
     )
     explained = _object({"version": _TEXT, "explanations": _list(explanation)})
     features = {name: {"anyOf": [row, _list(element, math.prod(spec.shape), math.prod(spec.shape)), *b64]}}
+    if spec.columns:
+        features = cells
     whole, partial = _object(features), _object({}, features)
     signature = {"signature_name": {"enum": ["classify", "", None]}}
     examples = {
@@ -185,6 +195,14 @@ def _infer(version: Version, element: Schema, keyed: bool) -> Schema:
         "items": False,
         "minItems": 1 + len(spec.shape),
     }
+    if spec.columns:
+        of_columns = [_tensor_of(column, version.max_rows) for column in spec.columns]
+        listed = {
+            "type": "array",
+            "items": {"anyOf": of_columns},
+            "minItems": len(of_columns),
+            "maxItems": len(of_columns),
+        }
     tensor = _object(
         {
             "name": {"const": spec.input_name},
@@ -201,7 +219,8 @@ def _infer(version: Version, element: Schema, keyed: bool) -> Schema:
     chosen = parameters(binary_data=flag, classification=classes, shared_memory_region=null)
     outputs = _list(_object(named, chosen, more=True), 0, 4)
     optional = {"id": {"type": ["string", "null"]}, "outputs": {"anyOf": [outputs, null]}}
-    request = _object({"inputs": _list(tensor, 1, 1)}, optional | parameters(binary_data_output=flag), more=True)
+    inputs = listed if spec.columns else _list(tensor, 1, 1)
+    request = _object({"inputs": inputs}, optional | parameters(binary_data_output=flag), more=True)
     output = _object({"name": _TEXT, "datatype": _TEXT, "shape": _list(_WHOLE)}, {"data": _list({}), **parameters()})
     answer = _object({"model_name": _TEXT, "model_version": _TEXT, "outputs": _list(output)}, {"id": _TEXT})
     header = {
@@ -214,6 +233,26 @@ def _infer(version: Version, element: Schema, keyed: bool) -> Schema:
     operation["description"] = f"data holds the elements of shape, flat or nested: {element}."
     operation["responses"]["200"]["content"]["application/octet-stream"] = {"schema": {}}
     return operation
+
+
+def _cell(column: Column, missing: bool) -> Schema:
+    """One value of a table's column."""
+    types = {"float32": ["number"], "bool": ["boolean", "number"], "string": ["string"], "int64": ["integer"]}
+    numbers = {"minimum": -LARGEST, "maximum": LARGEST} if column.kind == "number" else {}
+    words = {} if missing or column.kind == "number" else {"minLength": 1}
+    return {"type": [*types[column.dtype], *(["null"] if missing else [])], **numbers, **words}
+
+
+def _tensor_of(column: Column, max_rows: int) -> Schema:
+    """One tensor of a table's column."""
+    shape = {
+        "type": "array",
+        "prefixItems": [{"type": "integer", "minimum": 1, "maximum": max_rows}, {"const": 1}],
+        "items": False,
+        "minItems": 1,
+    }
+    tensor = {"name": {"const": column.name}, "shape": shape, "datatype": {"const": DATATYPES[column.dtype]}}
+    return _object({**tensor, "data": _list({}, 1)}, more=True)
 
 
 def _index(keyed: bool) -> Schema:

@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 import tfsoftmax
 from tfsoftmax.errors import InputError
-from tfsoftmax.serving import metrics, tensors
+from tfsoftmax.serving import metrics, tables, tensors
 from tfsoftmax.serving.effort import Effort
 from tfsoftmax.serving.models import Shown, Version, outputs_of
 
@@ -35,7 +35,7 @@ class _Output(Struct):
 
 
 class _Request(Struct):
-    inputs: Annotated[list[_Input], Meta(min_length=1, max_length=16)]
+    inputs: Annotated[list[_Input], Meta(min_length=1, max_length=100_000)]  # as many as a table may have columns
     id: str | None = None
     outputs: Annotated[list[_Output], Meta(max_length=16)] | None = None
     parameters: _Parameters | None = None
@@ -61,7 +61,8 @@ def server() -> bytes:
 def metadata(version: Version) -> bytes:
     """Metadata of a model."""
     spec = version.spec
-    given = {"name": spec.input_name, "datatype": _TYPES[spec.dtype], "shape": [-1, *spec.shape]}
+    given = [{"name": name, "datatype": _TYPES[dtype], "shape": [-1]} for name, dtype in tables.inputs_of(spec)]
+    given = given or [{"name": spec.input_name, "datatype": _TYPES[spec.dtype], "shape": [-1, *spec.shape]}]
     answered = [
         {"name": name, "datatype": _TYPES[dtype], "shape": list(shape)}
         for name, dtype, shape in outputs_of(len(spec.classes))
@@ -71,7 +72,7 @@ def metadata(version: Version) -> bytes:
             "name": version.name,
             "versions": [str(version.number)],
             "platform": "onnxruntime_onnx",
-            "inputs": [given],
+            "inputs": given,
             "outputs": answered,
         }
     )
@@ -86,7 +87,8 @@ def config(version: Version) -> bytes:
         {"name": name, "data_type": _CONFIG_TYPES[dtype], **(many if shape[1:] else one)}
         for name, dtype, shape in outputs_of(classes)
     ]
-    given = {"name": spec.input_name, "data_type": _CONFIG_TYPES[spec.dtype], "dims": spec.shape}
+    given = [{"name": name, "data_type": _CONFIG_TYPES[dtype], **one} for name, dtype in tables.inputs_of(spec)]
+    given = given or [{"name": spec.input_name, "data_type": _CONFIG_TYPES[spec.dtype], "dims": spec.shape}]
     return msgspec.json.encode(
         {
             "name": version.name,
@@ -94,7 +96,7 @@ def config(version: Version) -> bytes:
             "backend": "onnxruntime",
             "version_policy": {"latest": {"num_versions": 1}},
             "max_batch_size": version.max_rows,
-            "input": [given],
+            "input": given,
             "output": outputs,
         }
     )
@@ -144,7 +146,9 @@ def index(body: bytes, shown: Shown) -> bytes:
     return msgspec.json.encode([entry for entry in found if not ready or entry["state"] == "READY"])
 
 
-def infer(body: bytes, version: Version, header_length: bytes | None, effort: Effort) -> tuple[bytes, int, int | None]:
+def infer(
+    body: bytes, version: Version, header_length: bytes | None, effort: Effort
+) -> tuple[bytes, int, dict[str, int], int | None]:
     """Answer an inference request.
 
     Args:
@@ -154,7 +158,8 @@ def infer(body: bytes, version: Version, header_length: bytes | None, effort: Ef
         effort: what is left to the request.
 
     Returns:
-        The answer; the number of rows; the length of its JSON part if tensors follow, else ``None``.
+        The answer; the number of rows; how many values training did not see, by column; the length
+        of its JSON part if tensors follow, else ``None``.
 
     Raises:
         InputError: the request does not fit.
@@ -168,7 +173,14 @@ def infer(body: bytes, version: Version, header_length: bytes | None, effort: Ef
         head, tail = body[:length], body[length:]
     request = tensors.decode(_REQUEST, head)
     tensors.refuse_repeated_keys(head, _keys(request))
-    raw = _raw(request, tail, version)
+    unseen: dict[str, int] = {}
+    if version.table is None:
+        raw = _raw(request, tail, version)
+    else:
+        for item in request.inputs:
+            _no_shared_memory("input", item)
+        raw = tables.infer(request.inputs, tail, version, version.table)
+        unseen = tables.unseen(version, raw)
     wanted = _wanted(request, version)
     effort.answer(
         len(raw)
@@ -190,7 +202,7 @@ def infer(body: bytes, version: Version, header_length: bytes | None, effort: Ef
     if request.id is not None:
         answer["id"] = request.id
     head = msgspec.json.encode(answer)
-    return (b"".join([head, *parts]), len(raw), len(head)) if parts else (head, len(raw), None)
+    return b"".join([head, *parts]), len(raw), unseen, len(head) if parts else None
 
 
 def _best(values: np.ndarray, count: int, names: tuple[str, ...]) -> np.ndarray:

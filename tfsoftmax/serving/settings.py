@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tfsoftmax._checks import number
+from tfsoftmax._checks import number, one_of
 from tfsoftmax.errors import InputError
 
 VARIABLE = "TFSOFTMAX_SERVE"
@@ -26,6 +26,8 @@ class Settings:
         timeout: seconds for a whole request; a body that is slower is answered 408, a computation 504.
         api_keys: keys of which ``Authorization: Bearer KEY`` must name one; none: no key is asked for.
         access_log: print one JSON object a request on standard output.
+        unseen: of tables: ``"accept"`` values that training did not see, which speak for no class, or ``"refuse"`` the
+            request.
         allow_origins: origins whose pages browsers let ask (CORS), ``*`` for all; none: those of this server alone.
     """
 
@@ -36,12 +38,14 @@ class Settings:
     api_keys: tuple[str, ...] = dataclasses.field(default=(), repr=False)
     access_log: bool = False
     allow_origins: tuple[str, ...] = ()
+    unseen: str = "accept"
 
     def __post_init__(self) -> None:
         for name in ("exports", "api_keys", "allow_origins"):
             object.__setattr__(self, name, _texts(name, getattr(self, name)))
         if not self.exports:
             raise InputError("nothing to serve: name an export folder, or a folder of them")
+        one_of("--unseen", self.unseen, ("accept", "refuse"))
         number("--max-body", self.max_body, 1, whole=True)
         number("--max-rows", self.max_rows, 1, whole=True)
         number("--timeout", self.timeout, 0, open_low=True)

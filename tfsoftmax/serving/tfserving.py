@@ -9,7 +9,7 @@ import numpy as np
 from msgspec import Raw, Struct
 
 from tfsoftmax.errors import InputError
-from tfsoftmax.serving import pictures, tensors
+from tfsoftmax.serving import pictures, tables, tensors
 from tfsoftmax.serving.effort import Effort
 from tfsoftmax.serving.models import Version, outputs_of
 from tfsoftmax.serving.pictures import Convert
@@ -20,13 +20,12 @@ _ONE_OF = "give one of instances (rows) and inputs (columns)"
 _TYPES = {"uint8": "DT_UINT8", "float32": "DT_FLOAT", "int64": "DT_INT64", "object": "DT_STRING"}
 
 
-def predict(body: bytes, version: Version, convert: Convert, effort: Effort) -> tuple[bytes, int]:
-    """Answer the body of ``:predict``.
+Answered = tuple[bytes, int, dict[str, int]]  # JSON, rows, and how many values training did not see, by column
 
-    Returns:
-        The JSON and the number of rows.
-    """
-    by_row, raw = read(body, version, convert, effort)
+
+def predict(body: bytes, version: Version, convert: Convert, effort: Effort) -> Answered:
+    """Answer the body of ``:predict``."""
+    by_row, raw, unseen = read(body, version, convert, effort)
     effort.answer(len(raw) * (2 * len(version.spec.classes) + 2))
     found = version.answer(raw, ("logits", "probabilities", "class_id"))
     logits, probabilities, class_id = (found[name].tolist() for name in ("logits", "probabilities", "class_id"))
@@ -37,11 +36,18 @@ def predict(body: bytes, version: Version, convert: Convert, effort: Effort) -> 
     else:
         columns = {"logits": logits, "probabilities": probabilities, "class_id": class_id, "label": labels}
         answer = {"outputs": columns}
-    return msgspec.json.encode(answer), len(raw)
+    return msgspec.json.encode(answer), len(raw), unseen
 
 
-def read(body: bytes, version: Version, convert: Convert, effort: Effort) -> tuple[bool, np.ndarray]:
-    """The rows of a ``:predict`` body, and whether they came as ``instances``."""
+def read(body: bytes, version: Version, convert: Convert, effort: Effort) -> tuple[bool, np.ndarray, dict[str, int]]:
+    """The rows of a ``:predict`` body, whether they came as ``instances``, and what training did not see in them."""
+    if version.table is None:
+        return (*_tensors(body, version, convert, effort), {})
+    by_row, raw = tables.predict(body, version.table)
+    return by_row, raw, tables.unseen(version, raw)
+
+
+def _tensors(body: bytes, version: Version, convert: Convert, effort: Effort) -> tuple[bool, np.ndarray]:
     if (files := pictures.in_body(body, convert.kind)) is not None:
         return True, _pictures(files, version, convert, effort)
     if len(body) > LARGE:
@@ -122,14 +128,24 @@ def _signature(request: Any, name: str) -> None:
         raise InputError(f"signature {request.signature_name!r} is not there for this method; {name!r} is")
 
 
-def classify(body: bytes, version: Version, convert: Convert, effort: Effort) -> tuple[bytes, int]:
+def classify(body: bytes, version: Version, convert: Convert, effort: Effort) -> Answered:
     """Answer the body of ``:classify``: for each example all classes with their probabilities."""
-    files = pictures.in_body(body, convert.kind)
-    raw = _examples(body, version, convert, effort) if files is None else _pictures(files, version, convert, effort)
+    raw, unseen = _classified(body, version, convert, effort)
     classes = version.spec.classes
     effort.answer(len(raw) * 2 * len(classes))
     probabilities = version.answer(raw, ("probabilities",))["probabilities"].tolist()
-    return msgspec.json.encode({"results": [list(zip(classes, row, strict=True)) for row in probabilities]}), len(raw)
+    results = [list(zip(classes, row, strict=True)) for row in probabilities]
+    return msgspec.json.encode({"results": results}), len(raw), unseen
+
+
+def _classified(body: bytes, version: Version, convert: Convert, effort: Effort) -> tuple[np.ndarray, dict[str, int]]:
+    if version.table is not None:
+        raw = tables.examples(body, version.table)
+        return raw, tables.unseen(version, raw)
+    files = pictures.in_body(body, convert.kind)
+    if files is not None:
+        return _pictures(files, version, convert, effort), {}
+    return _examples(body, version, convert, effort), {}
 
 
 def _examples(body: bytes, version: Version, convert: Convert, effort: Effort) -> np.ndarray:
@@ -182,7 +198,9 @@ def metadata(version: Version) -> bytes:
         }
 
     spec, classes = version.spec, len(version.spec.classes)
-    given = {spec.input_name: info("serving_default", spec.input_name, spec.dtype, (-1, *spec.shape))}
+    inputs = [(name, dtype, (-1,)) for name, dtype in tables.inputs_of(spec)]
+    inputs = inputs or [(spec.input_name, spec.dtype, (-1, *spec.shape))]
+    given = {name: info("serving_default", name, dtype, shape) for name, dtype, shape in inputs}
     answered = {name: info("serving_default", name, dtype, shape) for name, dtype, shape in outputs_of(classes)}
     signatures = {
         "serving_default": {

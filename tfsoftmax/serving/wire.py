@@ -71,7 +71,19 @@ class Gate:
 class Call:
     """One request, as endpoints see it."""
 
-    __slots__ = ("body_read", "gate", "headers", "held", "method", "parameters", "query", "receive", "rows", "served")
+    __slots__ = (
+        "body_read",
+        "gate",
+        "headers",
+        "held",
+        "method",
+        "parameters",
+        "query",
+        "receive",
+        "rows",
+        "served",
+        "unseen",
+    )
 
     def __init__(self, scope: Scope, receive: Receive, gate: Gate):
         self.receive, self.gate = receive, gate
@@ -82,6 +94,7 @@ class Call:
         self.body_read = False
         self.held = 0  # its share of what the gate holds
         self.rows = 0
+        self.unseen: dict[str, int] = {}  # values that training did not see, by column
         self.served = ("", "")  # name and version of the model that answers, once it is known
 
     async def body(self) -> bytes:
@@ -183,6 +196,8 @@ class Endpoint(BaseRoute):
             self.gate.held -= call.held
         seconds = time.perf_counter() - begin
         metrics.count(call.served[0], self.verb, reply.status, seconds, call.rows)
+        for column, values in call.unseen.items():
+            metrics.unseen(call.served[0], column, values)
         if self.gate.settings.access_log:
             access(scope, reply.status, seconds, call)
 

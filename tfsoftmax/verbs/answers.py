@@ -80,6 +80,9 @@ def serve(
     timeout: Annotated[float, typer.Option(help="Seconds for a whole request.")] = 30,
     api_key_file: Annotated[Path | None, typer.Option(help="Keys that clients may send, one a line.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Serve others than this machine without a key.")] = False,
+    unseen: Annotated[
+        str, typer.Option(help="accept or refuse rows of a table with a value that training did not see.")
+    ] = "accept",
     access_log: Annotated[bool, typer.Option("--access-log", help="Print one JSON object a request.")] = False,
     allow_origin: Annotated[
         list[str] | None,
@@ -97,5 +100,5 @@ def serve(
     if not keys and not insecure and not server.is_loopback(host):
         raise InputError(f"--host {host} is reached by others: give --api-key-file FILE, or --insecure to go without")
     origins = tuple(allow_origin or ())
-    settings = Settings(tuple(exports), max_body * 2**20, max_rows, timeout, keys, access_log, origins)
+    settings = Settings(tuple(exports), max_body * 2**20, max_rows, timeout, keys, access_log, origins, unseen)
     server.run(settings, host, port, workers)

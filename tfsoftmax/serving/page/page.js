@@ -10,6 +10,9 @@ const percent = (p) => `${(100 * p).toFixed(1)}%`;
 const signed = (x) => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(3);
 const count = (n) => n.toLocaleString("en");
 
+const SHOWN = 30; // classes and columns at most, the largest
+const FIELDS = 60; // numbers up to which each has a field of its own
+
 let card = null; // what the server says of the model
 let last = null; // the last explanation
 let picture = null; // the file that was given last, to send it again when `dark on light` changes
@@ -53,6 +56,9 @@ async function explain(body, type, query = "") {
 const send = (rows) => explain(JSON.stringify({ instances: rows }), "application/json");
 
 // ---- pictures of numbers
+
+const byName = () => card.columns.length > 0;
+const isPicture = () => card.shape.length > 1;
 
 // values of the model's shape as rows of numbers (colours summed), for a map or a template
 function plane(values) {
@@ -102,24 +108,24 @@ function paintSigned(canvas, values, raw = null) {
 function show() {
   const { class_id: first, runner_up_id: second } = last;
   paintRaw($("draw"), last.input);
-  if (card.shape.length === 1) document.querySelectorAll("#features input").forEach((x, i) => (x.value = last.input[i]));
+  if (!isPicture()) fill(last.input);
   const top = last.probabilities[first];
   const truth = document.querySelector("#samples [aria-pressed=true]")?.title;
   const judged = truth ? `; the sample is labelled ${truth}` : "";
   const then = `${percent(top)}, then ${last.runner_up}${judged}`;
   $("answer").replaceChildren(made("strong", { textContent: last.label }), then);
+  const ranked = card.classes.map((_, k) => k).sort((a, b) => last.probabilities[b] - last.probabilities[a]);
   $("bars").replaceChildren(
-    ...card.classes.map((name, k) => {
-      const fill = made("div", { className: "fill" });
-      fill.style.width = percent(last.probabilities[k]);
-      const bar = made("div", { className: "track" }, fill);
-      const figure = made("output", { textContent: percent(last.probabilities[k]) });
+    ...ranked.slice(0, SHOWN).map((k) => {
+      const share = last.probabilities[k];
       const className = k === first ? "first" : k === second ? "second" : "";
-      return made("li", { className }, made("span", { textContent: name, title: name }), bar, figure);
+      return bar(card.classes[k], share, percent(share), className);
     }),
   );
-  paintSigned($("evidence"), last.evidence, last.input);
-  $("why").textContent = `Each element speaks for ${last.label} or for ${last.runner_up}; together they decide.`;
+  $("rest").textContent = ranked.length > SHOWN ? `and ${count(ranked.length - SHOWN)} classes more` : "";
+  if (byName()) showColumns();
+  else paintSigned($("evidence"), last.evidence, last.input);
+  $("why").textContent = `Each ${byName() ? "column" : "element"} speaks for ${last.label} or for ${last.runner_up}; together they decide.`;
   $("evidence").setAttribute("aria-label", `Evidence for ${last.label} against ${last.runner_up}: ${signed(last.total)} in all`);
   $("for").textContent = last.label;
   $("against").textContent = last.runner_up;
@@ -128,6 +134,26 @@ function show() {
   [...$("templates").children].forEach((figure, k) => {
     figure.className = k === first ? "first" : k === second ? "second" : "";
   });
+}
+
+// one line: a name, a bar as long as the share of 1, a figure
+function bar(name, share, figure, className) {
+  const inner = made("div", { className: "fill" });
+  inner.style.width = percent(share);
+  return made("li", { className }, made("span", { textContent: name, title: name }), made("div", { className: "track" }, inner),
+    made("output", { textContent: figure }));
+}
+
+// the evidence of each column, largest first
+function showColumns() {
+  const most = Math.max(...last.evidence.map(Math.abs)) || 1;
+  const ranked = last.evidence.map((_, k) => k).sort((a, b) => Math.abs(last.evidence[b]) - Math.abs(last.evidence[a]));
+  $("columns").replaceChildren(
+    ...ranked.slice(0, SHOWN).map((k) => {
+      const value = last.evidence[k];
+      return bar(card.columns[k].name, Math.abs(value) / most, signed(value), value < 0 ? "second" : "first");
+    }),
+  );
 }
 
 function table(caption, head, rows) {
@@ -172,12 +198,12 @@ function showTemplates() {
 }
 
 function showSamples() {
-  const words = card.shape.length === 1;
+  const words = !isPicture();
   $("samples").className = words ? "words" : "";
   $("samples").replaceChildren(
     ...card.samples.map(({ raw, label }, i) => {
       const button = made("button", { type: "button" });
-      if (words) button.textContent = `${label}: ${raw.slice(0, 8).join(", ")}`;
+      if (words) button.textContent = `${label}: ${cells(raw).slice(0, 8).map(shown).join(", ")}`;
       else {
         const canvas = made("canvas");
         paintRaw(canvas, raw);
@@ -198,21 +224,68 @@ function showSamples() {
 
 async function describe(name) {
   card = await ask(`page/models/${encodeURIComponent(name)}`);
-  const words = card.shape.length === 1;
-  $("served").textContent = `version ${card.version}, ${card.classes.length} classes, input ${card.shape.join(" × ")}`;
+  const words = !isPicture();
+  const input = byName() ? `${card.columns.length} columns` : `input ${card.shape.join(" × ")}`;
+  $("served").textContent = `version ${card.version}, ${card.classes.length} classes, ${input}`;
   document.querySelectorAll(".picture-only").forEach((element) => (element.hidden = words));
   document.querySelectorAll(".table-only").forEach((element) => (element.hidden = !words));
-  if (words) {
-    const fields = Array.from({ length: card.shape[0] }, (_, i) =>
-      made("label", { textContent: `feature ${i + 1}` }, made("input", { type: "number", step: "any", value: "0", required: true })));
-    $("features").replaceChildren(...fields, made("button", { textContent: "Ask" }));
-  }
+  if (words) $("features").replaceChildren(...fields(), made("button", { textContent: "Ask" }));
+  $("evidence").hidden = byName();
+  $("columns").hidden = !byName();
+  $("columns").replaceChildren();
+  $("bars").replaceChildren();
+  $("templates").parentElement.hidden = !card.templates.length;
   showSamples();
   showTemplates();
   showCard();
 }
 
 // ---- inputs
+
+// the values of a row in the order of the columns
+const cells = (row) => (byName() ? card.columns.map(({ name }) => row[name]) : row);
+const shown = (value) => (value === null ? "" : String(value));
+
+// a field per column with its known values; many numbers go into one field, to be pasted
+function fields() {
+  if (byName())
+    return card.columns.map((column, k) => {
+      const number = column.kind === "number";
+      const field = made("input", number ? { type: "text", inputMode: "decimal" } : { type: "text", autocomplete: "off" });
+      const list = made("datalist", { id: `values-${k}` }, ...column.values.slice(0, 1000).map((value) => made("option", { value })));
+      field.setAttribute("list", list.id);
+      return made("label", { textContent: column.name, title: column.name }, field, list);
+    });
+  if (card.shape[0] > FIELDS)
+    return [made("label", { className: "paste", textContent: `${count(card.shape[0])} numbers, separated by commas or spaces` },
+      made("textarea", { rows: 6, required: true }))];
+  return Array.from({ length: card.shape[0] }, (_, i) =>
+    made("label", { textContent: `feature ${i + 1}` }, made("input", { type: "number", step: "any", value: "0", required: true })));
+}
+
+// put a row into the fields
+function fill(row) {
+  const values = cells(row).map(shown);
+  const area = document.querySelector("#features textarea");
+  if (area) area.value = values.join(", ");
+  else document.querySelectorAll("#features input").forEach((field, i) => (field.value = values[i]));
+}
+
+// the row that stands in the fields
+function entered() {
+  const area = document.querySelector("#features textarea");
+  const texts = area ? area.value.trim().split(/[\s,;]+/) : [...document.querySelectorAll("#features input")].map((field) => field.value.trim());
+  const numbers = (text) => {
+    const value = { true: true, false: false }[text] ?? Number(text);
+    if (Number.isNaN(value)) throw new Error(`${JSON.stringify(text)} is not a number`);
+    return value;
+  };
+  if (!byName()) return texts.map(numbers);
+  return Object.fromEntries(card.columns.map(({ name, kind, dtype }, k) => {
+    if (texts[k] === "") return [name, null];
+    return [name, kind === "number" || (dtype === "int64" && texts[k] !== "?") ? numbers(texts[k]) : texts[k]];
+  }));
+}
 
 function forget() {
   picture = null;
@@ -349,7 +422,7 @@ function setUpFiles() {
   $("features").addEventListener("submit", (event) => {
     event.preventDefault();
     forget();
-    guarded(() => send([[...document.querySelectorAll("#features input")].map((field) => field.valueAsNumber)]));
+    guarded(() => send([entered()]));
   });
 }
 
