@@ -148,3 +148,18 @@ def server(served):
 def predictor(served):
     """model -> what answers in this process."""
     return {name: tfsoftmax.Predictor(served / name) for name in ("tiny", "table")}
+
+
+@pytest.fixture(scope="session")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+
+    with sync_playwright() as driver:
+        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+        started = driver.chromium.launch(executable_path=chromium, args=sandbox)
+        yield started
+        started.close()
