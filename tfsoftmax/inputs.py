@@ -174,6 +174,33 @@ READERS: dict[str, Callable[[Path, ModelSpec, bool], np.ndarray]] = {
 }
 
 
+# file name ending of a table -> kind of file, as ``sources.tables`` calls it
+TABLES = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+
+
+def named(
+    name: str, spec: ModelSpec, *, fit: bool = False, invert: bool = False, id_column: str | None = None
+) -> tuple[list[str], np.ndarray]:
+    """Read one file as :func:`read`; returns a name for each row, too: the file's with its place, or its id."""
+    if not spec.columns or name == "-":
+        raw, ids = read(name, spec, fit=fit, invert=invert), None
+    else:
+        raw, ids = _table(name, spec, id_column)
+    if ids is not None:
+        return ids, raw
+    return [name] if len(raw) == 1 else [f"{name}[{i}]" for i in range(len(raw))], raw
+
+
+def _table(name: str, spec: ModelSpec, id_column: str | None = None) -> tuple[np.ndarray, list[str] | None]:
+    from tfsoftmax.sources import tables
+
+    kind = TABLES.get(Path(name).suffix.lower())
+    if kind is None:
+        raise InputError(f"the model takes a table, and {name!r} does not end in one of {', '.join(TABLES)}")
+    table = tables.read_table(Path(name), kind, spec.columns)
+    return tables.raw_rows(table, spec, repr(name), id_column)
+
+
 def read(name: str, spec: ModelSpec, *, fit: bool = False, invert: bool = False) -> np.ndarray:
     """Read the raw inputs of one file.
 
@@ -198,6 +225,8 @@ def read(name: str, spec: ModelSpec, *, fit: bool = False, invert: bool = False)
         if not isinstance(raw, list):
             raise InputError(f"standard input must hold one JSON array, got {type(raw).__name__}")
         what = "standard input"
+    elif spec.columns:
+        return _table(name, spec)[0]
     else:
         readers = [reader for ending, reader in READERS.items() if name.lower().endswith(ending)]
         if not readers:

@@ -13,6 +13,7 @@ from tfsoftmax import columns
 from tfsoftmax._checks import shown
 from tfsoftmax._files import read_json
 from tfsoftmax._kinds import EXPORT, not_a
+from tfsoftmax.encoding import Encoder
 from tfsoftmax.errors import InputError
 from tfsoftmax.exporting.versions import versions
 from tfsoftmax.spec import ModelSpec
@@ -190,13 +191,16 @@ def conform(raw: Any, spec: ModelSpec, what: str = "the input") -> np.ndarray:
     """Raw inputs as an array ``(n, *spec.shape)`` of dtype ``spec.dtype``.
 
     Args:
-        raw: rows of one of ``spec.row_shapes``, or one such row.
+        raw: rows of one of ``spec.row_shapes``, or one such row. Of a table: a data frame, a list of dictionaries, a
+            dictionary of columns, or raw rows as ``tfsoftmax.columns`` has them.
         spec: what the model takes.
         what: names the inputs in errors.
 
     Raises:
         InputError: another shape, another type, or values that ``spec.dtype`` does not hold.
     """
+    if spec.columns and not isinstance(raw, np.ndarray):
+        return _by_name(raw, spec, what)
     try:
         array = np.asarray(raw)
     except ValueError as error:
@@ -223,6 +227,18 @@ def conform(raw: Any, spec: ModelSpec, what: str = "the input") -> np.ndarray:
     if not np.isfinite(array).all():
         raise InputError(f"{what} must hold finite numbers within float32's range")
     return array
+
+
+def _by_name(raw: Any, spec: ModelSpec, what: str) -> np.ndarray:
+    """Rows of a table: a data frame, a list of dictionaries, or a dictionary of columns."""
+    if isinstance(raw, list) and all(isinstance(row, dict) for row in raw):
+        return Encoder(spec).by_row(raw, what)
+    if isinstance(raw, dict):
+        return Encoder(spec).by_column(raw, what)
+    from tfsoftmax.sources import tables
+
+    rows, _ = tables.raw_rows(tables.of_frame(raw), spec, what)
+    return rows
 
 
 def _shape(spec: ModelSpec) -> str:

@@ -76,7 +76,7 @@ def rows_of(
         if not asked and (why := _useless(array[:train])):
             _log.warning("%s: column %s is left out: %s", where, shown(name), why)
             continue
-        values, column = _column(where, name, array, asked)
+        values, column = read_column(f"{where}: column {shown(name)}", name, array, asked)
         made.append(values)
         columns.append(column)
     if not columns:
@@ -145,12 +145,19 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def _column(where: str, name: str, array: pa.Array, asked: str) -> tuple[np.ndarray, Column]:
-    """One column as raw values float32 ``(rows,)``."""
+def read_column(what: str, name: str, array: pa.Array | pa.ChunkedArray, asked: str) -> tuple[np.ndarray, Column]:
+    """One column as raw values float32 ``(rows,)``, and what it is.
+
+    Args:
+        what: names it in errors.
+        name: of it.
+        array: its values.
+        asked: ``"number"``, ``"category"``, or empty: as its type says.
+    """
     import pyarrow as pa
 
+    array = _whole(array)
     kind = array.type
-    what = f"{where}: column {shown(name)}"
     numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     if asked == "category" or (not asked and _is_text(kind)):
         if not asked:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import glob
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from tfsoftmax import columns
 from tfsoftmax._checks import shown
 from tfsoftmax.errors import InputError
 from tfsoftmax.sources.arrays import Source
-from tfsoftmax.sources.columns import Choices, codes_of, rows_of
-from tfsoftmax.spec import Column
+from tfsoftmax.sources.columns import Choices, codes_of, read_column, rows_of
+from tfsoftmax.spec import Column, ModelSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_log = logging.getLogger(__name__)
 
 _LABELS = ("label", "class", "target", "y")  # what a label column is called where no name is given
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
@@ -220,6 +226,31 @@ def _label(name: str, table: pa.Table, choices: Choices) -> str:
 
 def _listed(table: pa.Table) -> str:
     return shown(", ".join(table.column_names))
+
+
+def raw_rows(
+    table: pa.Table, spec: ModelSpec, where: str, id_column: str | None = None
+) -> tuple[np.ndarray, list[str] | None]:
+    """The rows of a table as the model of ``spec`` takes them, columns found by name, in any order.
+
+    Returns:
+        Raw rows float32 ``(rows, columns)``; the values of ``id_column`` as text, if one is asked for.
+
+    Raises:
+        InputError: a column is missing, or its values are of another kind.
+    """
+    known, names = {column.name for column in spec.columns}, table.column_names
+    if absent := [column.name for column in spec.columns if column.name not in names]:
+        more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
+        raise InputError(f"{where} has no column {shown(absent[0])}{more}; it has {_listed(table)}")
+    if id_column is not None and id_column not in names:
+        raise InputError(f"{where} has no column {shown(id_column)}; it has {_listed(table)}")
+    if extra := [name for name in names if name not in known and name != id_column]:
+        _log.warning("%s: not used: %s", where, shown(", ".join(extra)))
+    found = [read_column(f"{where}: column {shown(c.name)}", c.name, table[c.name], c.kind) for c in spec.columns]
+    x = np.stack([values for values, _ in found], axis=1)
+    raw = columns.conform(columns.recode(x, [column for _, column in found], spec.columns, where), spec, where)
+    return raw, None if id_column is None else [str(value) for value in table[id_column].to_pylist()]
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,67 +2,96 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import sys
+import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tfsoftmax._checks import one_of, shown
 from tfsoftmax._quiet import quiet
 from tfsoftmax.errors import InputError
 from tfsoftmax.verbs import Json
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tfsoftmax.spec import ModelSpec
+
+_log = logging.getLogger(__name__)
 
 
 def predict(
     export: Annotated[Path, typer.Argument(metavar="EXPORT", help="Export folder, or one version folder in it.")],
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE…", help="Pictures, NPY, NPZ or IDX files; - reads one JSON array.")
+        list[str],
+        typer.Argument(
+            metavar="FILE…",
+            help="Pictures, NPY, NPZ or IDX files; of a table CSV, TSV, Parquet or JSON lines; - reads one JSON array.",
+        ),
     ],
     top: Annotated[int, typer.Option(help="Classes to show for each input, most probable first.", min=1)] = 3,
     fit: Annotated[bool, typer.Option("--fit", help="Convert pictures of another colour mode or size.")] = False,
     invert: Annotated[
         bool, typer.Option("--invert", help="For dark-on-light pictures: turn them light-on-dark.")
     ] = False,
+    id_: Annotated[
+        str | None, typer.Option("--id", help="Column of a table that names its rows.", show_default="their places")
+    ] = None,
+    unseen: Annotated[
+        str, typer.Option(help="accept or refuse values of a table that training did not see.")
+    ] = "accept",
+    to: Annotated[
+        Path | None, typer.Option(help="Write a .csv, .json or .parquet file.", show_default="standard output")
+    ] = None,
     as_json: Json = False,
     as_csv: Annotated[
         bool, typer.Option("--csv", help="Print CSV: input, label, probability, then the rest of the top.")
     ] = False,
+    escape: Annotated[
+        bool, typer.Option("--escape", help="In CSV, put ' before what a spreadsheet would take for a formula.")
+    ] = False,
 ) -> None:
     """Predict with an export, through ONNX Runtime."""
-    if as_json and as_csv:
-        raise InputError("--json and --csv exclude each other: give one of the two")
-    from tfsoftmax import inputs
+    if (as_json, as_csv, to is not None).count(True) > 1:
+        raise InputError("--json, --csv and --to exclude each other: give one of them")
+    one_of("--unseen", unseen, ("accept", "refuse"))
+    from tfsoftmax import inputs, outputs
     from tfsoftmax.predict import Predictor
 
     predictor = Predictor(export)
-    classes = predictor.spec.classes
-    top = min(top, len(classes))
+    spec = predictor.spec
+    if id_ is not None and not spec.columns:
+        raise InputError(f"--id {id_} is for tables; this model takes {spec.input_name}")
     with quiet():  # libtiff's own words on broken files
-        batches = [(name, inputs.read(name, predictor.spec, fit=fit, invert=invert)) for name in files]
-    answers: list[tuple[str, list[tuple[str, float]]]] = []
-    for name, raw in batches:
+        batches = [inputs.named(name, spec, fit=fit, invert=invert, id_column=id_) for name in files]
+    found: list[outputs.Prediction] = []
+    for names, raw in batches:
+        _note_unseen(unseen == "refuse", names, raw, spec)
         probabilities = predictor.answer(raw)["probabilities"]
-        best = (-probabilities).argsort(axis=1, kind="stable")[:, :top]
-        for i, order in enumerate(best):
-            row = name if len(raw) == 1 else f"{name}[{i}]"
-            answers.append((row, [(classes[k], float(probabilities[i, k])) for k in order]))
-    if as_json:
-        rows = [
-            {"input": row, "label": ranked[0][0], "top": [{"label": label, "probability": p} for label, p in ranked]}
-            for row, ranked in answers
-        ]
-        print(json.dumps({"predictions": rows}))
+        best = (-probabilities).argsort(axis=1, kind="stable")[:, : min(top, len(spec.classes))]
+        for i, (name, order) in enumerate(zip(names, best, strict=True)):
+            ranked = [(spec.classes[k], float(probabilities[i, k])) for k in order]
+            found.append(outputs.Prediction(name, ranked))
+    if to is not None:
+        outputs.write(found, to, escape)
+        print(f"{len(found):,} rows: {to}")
     elif as_csv:
-        table = csv.writer(sys.stdout, lineterminator="\n")
-        ranks = [field for k in range(2, top + 1) for field in (f"label_{k}", f"probability_{k}")]
-        table.writerow(["input", "label", "probability", *ranks])
-        table.writerows([row, *(field for pair in ranked for field in pair)] for row, ranked in answers)
+        print(outputs.as_csv(found, escape), end="")
     else:
-        width = max((len(row) for row, _ in answers), default=0)
-        for row, ranked in answers:
-            print(f"{row:<{width}}  " + "   ".join(f"{label} {p:.1%}" for label, p in ranked))
+        print(outputs.as_json(found) if as_json else outputs.as_text(found), end="")
+
+
+def _note_unseen(refuse: bool, names: list[str], raw: np.ndarray, spec: ModelSpec) -> None:
+    """Say, or refuse, what training did not see."""
+    from tfsoftmax import columns
+
+    if found := columns.unseen(raw, spec.columns):
+        counted = ", ".join(f"{shown(name)} ({count:,} of {len(raw):,})" for name, count in found.items())
+        text = f"{names[0]} and on: values that training did not see, in {counted}"
+        if refuse:
+            raise InputError(f"{text}; --unseen accept lets them speak for no class")
+        _log.warning("%s; they speak for no class", text)
 
 
 def serve(
