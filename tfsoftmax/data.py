@@ -47,6 +47,7 @@ class Rows:
         batch_size: rows a batch; the last batch of an epoch has what is left.
         seed: shuffles anew each epoch; ``None`` keeps the rows as they are.
         index: which rows of ``x`` and ``y`` these are, int32; ``None`` for all. Splits share one ``x`` so.
+        weight: of each row of ``x`` in the loss, float32 ``(rows,)``; ``None``: 1.
     """
 
     _living: ClassVar[weakref.WeakSet[Rows]] = weakref.WeakSet()
@@ -59,15 +60,16 @@ class Rows:
         batch_size: int,
         seed: int | None = None,
         index: np.ndarray | None = None,
+        weight: np.ndarray | None = None,
     ):
         import tfsoftmax._tensorflow  # noqa: F401 - before TensorFlow
 
         # isort: split
         import tensorflow as tf
 
-        self._x, self._y = sources.aligned(x), y
+        self._x, self._y, self._weight = sources.aligned(x), y, weight
         self.spec, self.batch_size, self.seed, self.index = spec, batch_size, seed, index
-        self._on_device: dict[str, tuple[tf.Tensor, tf.Tensor]] = {}
+        self._on_device: dict[str, tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]] = {}
         with tf.device("CPU"):
             self.epoch = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
             self._counting = tf.Variable(1, dtype=tf.int64, trainable=False, name="counting")
@@ -106,10 +108,15 @@ class Rows:
         """The labels of these rows, in order."""
         return self._y if self.index is None else self._y[self.index]
 
+    @property
+    def weight(self) -> np.ndarray | None:
+        """The weights of these rows, in order; ``None``: all 1."""
+        return self._weight if self._weight is None or self.index is None else self._weight[self.index]
+
     @functools.cached_property
     def checksum(self) -> int:
         """CRC-32 of the arrays that these rows are in, and of which ones they are."""
-        arrays = [self._x, self._y] + ([] if self.index is None else [self.index])
+        arrays = [array for array in (self._x, self._y, self.index, self._weight) if array is not None]
         return functools.reduce(lambda sum_, array: zlib.crc32(np.ascontiguousarray(array).data, sum_), arrays, 0)
 
     @property
@@ -127,34 +134,38 @@ class Rows:
         seed = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(epoch, tf.int64)])
         return tf.random.experimental.stateless_shuffle(rows, seed=seed)
 
-    def tensors(self, device: str = "CPU") -> tuple[tf.Tensor, tf.Tensor]:
-        """The whole raw ``x`` and ``y`` on a device; on the host they share the memory of the arrays."""
+    def tensors(self, device: str = "CPU") -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
+        """The whole raw ``x``, ``y`` and weights on a device; on the host ``x`` shares the memory of the array."""
         import tensorflow as tf
 
         if device not in self._on_device:
             with tf.device("CPU"):
                 x, y = tf.experimental.dlpack.from_dlpack(self._x.__dlpack__()), tf.constant(self._y)
+                weight = None if self._weight is None else tf.constant(self._weight, tf.float32)
             with tf.device(device):
-                self._on_device[device] = tf.identity(x), tf.identity(y)
+                placed = None if weight is None else tf.identity(weight)
+                self._on_device[device] = tf.identity(x), tf.identity(y), placed
         return self._on_device[device]
 
     def dataset(self) -> tf.data.Dataset:
         """The batches of one epoch: ``x`` float32 ``(batch, *shape)`` preprocessed, ``y`` int32 ``(batch,)``.
 
+        Rows with weights have them as a third element, float32 ``(batch,)``.
         The data set carries this object as its attribute ``rows``; data sets derived from it do not.
         """
         import tensorflow as tf
 
-        (x, y), size, count = self.tensors(), self.batch_size, len(self)
+        (x, y, weight), size, count = self.tensors(), self.batch_size, len(self)
 
         def begin(_: tf.Tensor) -> tf.Tensor:
             counting = self._counting.read_value()
             return self.order(self.epoch.assign_add(counting) - counting)
 
-        def batch(order: tf.Tensor, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def batch(order: tf.Tensor, step: tf.Tensor) -> tuple[tf.Tensor, ...]:
             rows = order[step * size : tf.minimum((step + 1) * size, count)]
             raw = tf.gather(x, rows)
-            return preprocess(self.spec, tf.ensure_shape(raw, (None, *self.spec.shape))), tf.gather(y, rows)
+            prepared = preprocess(self.spec, tf.ensure_shape(raw, (None, *self.spec.shape)))
+            return prepared, tf.gather(y, rows), *(() if weight is None else (tf.gather(weight, rows),))
 
         def batches(order: tf.Tensor) -> tf.data.Dataset:
             steps = tf.data.Dataset.range(self.steps, output_type=tf.int32)

@@ -174,6 +174,7 @@ def _compiled(function: Any) -> Any:
 def _train(
     x: tf.Tensor,
     y: tf.Tensor,
+    weight: tf.Tensor | None,
     order: tf.Tensor,
     state: tuple[tf.Tensor, ...],
     hyper: dict[str, tf.Tensor],
@@ -186,14 +187,14 @@ def _train(
 
     def step(i: tf.Tensor, count: int, state: Any, sums: Any) -> tuple[Any, Any]:
         kernel, bias, *velocity = state
-        rows, labels = _batch(x, y, order, i, size, count, spec)
+        rows, labels, weights = _batch(x, y, weight, order, i, size, count, spec)
         rate = hyper["lr"]
         if "decay_steps" in uses:
             steps = tf.maximum(hyper["decay_steps"], 1)
             part = tf.minimum(tf.cast(first_step + i, tf.float32), steps) / steps
             cosine = 0.5 * (1 + tf.cos(np.float32(np.pi) * part))
             rate = tf.where(hyper["decay_steps"] > 0, rate * cosine, rate)
-        loss, hits, error = _losses(rows, labels, kernel, bias, hyper, uses)
+        loss, hits, error = _losses(rows, labels, weights, kernel, bias, hyper, uses)
         gradient = tf.reshape(tf.matmul(error, rows, transpose_a=True), kernel.shape) / count
         if "l2" in uses:
             gradient += 2 * hyper["l2"][:, None] * kernel
@@ -213,6 +214,7 @@ def _train(
 def _evaluate(
     x: tf.Tensor,
     y: tf.Tensor,
+    weight: tf.Tensor | None,
     order: tf.Tensor,
     state: tuple[tf.Tensor, ...],
     hyper: dict[str, tf.Tensor],
@@ -223,8 +225,8 @@ def _evaluate(
     """Mean loss and accuracy of each lane."""
 
     def step(i: tf.Tensor, count: int, state: Any, sums: Any) -> tuple[Any, Any]:
-        rows, labels = _batch(x, y, order, i, size, count, spec)
-        loss, hits, _ = _losses(rows, labels, *state[:2], hyper, uses)
+        rows, labels, weights = _batch(x, y, weight, order, i, size, count, spec)
+        loss, hits, _ = _losses(rows, labels, weights, *state[:2], hyper, uses)
         return state, (sums[0] + loss * count, sums[1] + hits)
 
     zero = tf.zeros_like(hyper["lr"])
@@ -244,13 +246,22 @@ def _batches(step: Any, rows: int, size: int, state: Any, sums: Any) -> tuple[An
     return step(tf.constant(full), rest, state, sums) if rest else (state, sums)
 
 
-def _batch(x: Any, y: Any, order: Any, i: Any, size: int, count: int, spec: ModelSpec) -> tuple[tf.Tensor, tf.Tensor]:
+def _batch(
+    x: Any, y: Any, weight: Any, order: Any, i: Any, size: int, count: int, spec: ModelSpec
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
     picked = tf.slice(order, [i * size], [count])
-    return tf.reshape(preprocess(spec, tf.gather(x, picked)), (count, -1)), tf.gather(y, picked)
+    rows = tf.reshape(preprocess(spec, tf.gather(x, picked)), (count, -1))
+    return rows, tf.gather(y, picked), None if weight is None else tf.gather(weight, picked)
 
 
 def _losses(
-    rows: tf.Tensor, labels: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, hyper: dict[str, tf.Tensor], uses: Any
+    rows: tf.Tensor,
+    labels: tf.Tensor,
+    weights: tf.Tensor | None,
+    kernel: tf.Tensor,
+    bias: tf.Tensor,
+    hyper: dict[str, tf.Tensor],
+    uses: Any,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Mean loss ``(K,)``, rows that are right ``(K,)``, and softmax minus the labels asked for ``(rows, C * K)``."""
     classes, lanes = bias.shape
@@ -268,13 +279,18 @@ def _losses(
         smoothing = hyper["label_smoothing"]
         loss += smoothing * (of_label - tf.reduce_mean(shifted, axis=1, keepdims=True))
         asked = asked * (1 - smoothing) + smoothing / classes
+    if weights is not None:
+        loss *= weights[:, None, None]
     loss = tf.reduce_mean(loss, axis=[0, 1])
     if "l2" in uses:
         loss += hyper["l2"] * tf.reduce_sum(kernel**2, axis=[0, 2])
     # right as argmax is: of equal logits the first class counts
     ahead = (shifted > of_label) | (tf.equal(shifted, of_label) & (index < true))
     right = tf.reduce_sum(tf.cast(~tf.reduce_any(ahead, axis=1), tf.float32), axis=0)
-    error = tf.reshape(exponentials / total - asked, (-1, classes * lanes))
+    error = exponentials / total - asked
+    if weights is not None:
+        error *= weights[:, None, None]
+    error = tf.reshape(error, (-1, classes * lanes))
     return loss, right, error
 
 

@@ -37,9 +37,11 @@ class CompiledFunctions:
         self, rows: Rows, order: tf.Tensor, begin: int, end: int, class_weight: tf.Tensor | None
     ) -> dict[str, tf.Tensor]:
         """Run batches ``begin`` to ``end`` of an epoch in the given order."""
-        x, y = rows.tensors(self.model.layers[1].kernel.value.device)
+        x, y, weight = rows.tensors(self.model.layers[1].kernel.value.device)
         batches = tf.constant(begin), tf.constant(end)
-        logs: dict[str, tf.Tensor] = self._epoch(x, y, order, *batches, class_weight, rows.batch_size, rows.spec)
+        logs: dict[str, tf.Tensor] = self._epoch(
+            x, y, weight, order, *batches, class_weight, rows.batch_size, rows.spec
+        )
         return logs
 
     def stream(self, iterator: tf.data.Iterator, count: int) -> dict[str, tf.Tensor]:
@@ -57,6 +59,7 @@ class CompiledFunctions:
         self,
         x: tf.Tensor,
         y: tf.Tensor,
+        row_weight: tf.Tensor | None,
         order: tf.Tensor,
         begin: tf.Tensor,
         end: tf.Tensor,
@@ -69,7 +72,10 @@ class CompiledFunctions:
         def batch(i: tf.Tensor, count: int) -> None:
             picked = tf.slice(order, [i * size], [count])
             raw, labels = tf.gather(x, picked), tf.gather(y, picked)
-            weight = None if class_weight is None else tf.gather(class_weight, labels)
+            weight = None if row_weight is None else tf.gather(row_weight, picked)
+            if class_weight is not None:
+                of_class = tf.gather(class_weight, labels)
+                weight = of_class if weight is None else weight * of_class
             self._step(prepared(spec, raw), labels, weight)
 
         def loop(i: tf.Tensor) -> tf.Tensor:

@@ -47,7 +47,8 @@ class ReplicatedFunctions:
 
         full = len(rows) // rows.batch_size
         return self._epoch(
-            placed(0), placed(1), order, tf.constant(begin), tf.constant(min(end, full)), class_weight,
+            placed(0), placed(1), None if rows.weight is None else placed(2), order,
+            tf.constant(begin), tf.constant(min(end, full)), class_weight,
             end > full, rows.batch_size, rows.spec,
         )  # fmt: skip
 
@@ -65,6 +66,7 @@ class ReplicatedFunctions:
         self,
         x: Any,
         y: Any,
+        row_weight: Any,
         order: tf.Tensor,
         begin: tf.Tensor,
         end: tf.Tensor,
@@ -75,7 +77,7 @@ class ReplicatedFunctions:
     ) -> dict[str, tf.Tensor]:
         def batch(i: tf.Tensor, count: int) -> tf.Tensor:
             picked = functools.partial(self._picked, first=i * size, count=count, spec=spec)
-            self.strategy.run(picked, (x, y, order, class_weight))
+            self.strategy.run(picked, (x, y, row_weight, order, class_weight))
             return i + 1
 
         full, rest = divmod(order.shape[0], size)
@@ -108,6 +110,7 @@ class ReplicatedFunctions:
         self,
         x: tf.Tensor,
         y: tf.Tensor,
+        row_weight: tf.Tensor | None,
         order: tf.Tensor,
         class_weight: tf.Tensor | None,
         first: tf.Tensor,
@@ -120,6 +123,8 @@ class ReplicatedFunctions:
         picked = tf.gather(order, tf.minimum(first + place, order.shape[0] - 1))
         raw, labels = tf.gather(x, picked), tf.gather(y, picked)
         real = weight = tf.cast(place < count, tf.float32)
+        if row_weight is not None:
+            weight *= tf.gather(row_weight, picked)
         if class_weight is not None:
             weight *= tf.gather(class_weight, labels)
         self._step(raw, labels, real, weight, tf.constant(count, tf.float32), spec)

@@ -45,10 +45,18 @@ class _Figures(TypedDict):
     confusion: list[list[int]] | None
 
 
+class Weighted(TypedDict):
+    """Figures over rows that count by their weights."""
+
+    loss: float
+    accuracy: float
+
+
 class Figures(_Figures, total=False):
-    """What :func:`evaluate` returns; the first versions wrote no mistakes."""
+    """What :func:`evaluate` returns; the first versions wrote no mistakes, and rows may have no weights."""
 
     mistakes: list[Mistake]
+    weighted: Weighted
 
 
 class Metrics(TypedDict):
@@ -94,19 +102,23 @@ def wilson(right: int, count: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def evaluate(logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+def evaluate(
+    logits: np.ndarray, labels: np.ndarray, classes: Sequence[str], weights: np.ndarray | None = None
+) -> dict[str, Any]:
     """Compare logits with labels.
 
     Args:
         logits: floats ``(rows, len(classes))``, at least one row.
         labels: whole numbers ``(rows,)``.
         classes: class names in the order of the labels.
+        weights: of the rows, not all 0, ``(rows,)``.
 
     Returns:
         A JSON-ready dict: ``rows``, ``loss`` (mean, nats), ``accuracy``, ``accuracy_95`` (low, high), ``classes`` (a
         list of ``name``, ``count``, ``precision``, ``recall``; a figure over nothing is ``None``), ``confusion``
         (row: true class, column: predicted class; ``None`` above ``MATRIX`` classes), ``mistakes`` (the most frequent
-        ones first, at most ``MISTAKES``: ``true`` and ``predicted`` class, ``rows``).
+        ones first, at most ``MISTAKES``: ``true`` and ``predicted`` class, ``rows``). With weights also ``weighted``:
+        ``loss`` and ``accuracy`` as means by weight; all else counts rows.
     """
     count, predicted = len(classes), logits.argmax(axis=1)
     pairs, rows = np.unique(labels.astype(np.int64) * count + predicted, return_counts=True)
@@ -120,9 +132,14 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> 
         confusion = matrix.tolist()
     wrong = np.flatnonzero(true_of != said_of)
     wrong = wrong[np.argsort(-rows[wrong], kind="stable")[:MISTAKES]]
+    losses = cross_entropy(logits, labels)
+    weighted = {}
+    if weights is not None:
+        means = {"loss": losses, "accuracy": predicted == labels}
+        weighted = {"weighted": {name: float(np.average(values, weights=weights)) for name, values in means.items()}}
     return {
         "rows": len(labels),
-        "loss": float(cross_entropy(logits, labels).mean()),
+        "loss": float(losses.mean()),
         "accuracy": int(right.sum()) / len(labels),
         "accuracy_95": list(wilson(int(right.sum()), len(labels))),
         "classes": [
@@ -138,6 +155,7 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> 
         "mistakes": [
             {"true": classes[true_of[i]], "predicted": classes[said_of[i]], "rows": int(rows[i])} for i in wrong
         ],
+        **weighted,
     }
 
 
@@ -178,6 +196,7 @@ def summary(result: dict[str, Any]) -> str:
     return (
         f"loss {result['loss']:.4f}   accuracy {result['accuracy']:.4f} "
         f"(95 % interval {low:.4f} to {high:.4f}, {result['rows']:,} rows)"
+        + "".join(f"; by weight {name} {value:.4f}" for name, value in result.get("weighted", {}).items())
     )
 
 

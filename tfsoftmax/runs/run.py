@@ -203,7 +203,7 @@ class Run:
 
 def figures(model: keras.Model, dataset: tf.data.Dataset, classes: tuple[str, ...]) -> dict[str, Any]:
     """Evaluate ``model`` on one of the data sets of :class:`tfsoftmax.Data`."""
-    return evaluate(model.predict(dataset, verbose=0), dataset.rows.y, classes)
+    return evaluate(model.predict(dataset, verbose=0), dataset.rows.y, classes, dataset.rows.weight)
 
 
 def data_settings(config: RunConfig) -> dict[str, Any]:
