@@ -62,6 +62,8 @@ def _collectives_are_aborted() -> bool:
 
 COLLECTIVES_ABORTED = "Collective ops is aborted"
 BARRIER = "tensorflow.compiler.tf2xla.ops.gen_xla_ops:xla_optimization_barrier"
+FLATBUFFER = "tensorflow.lite.tools:flatbuffer_utils"
+SCHEMA = "tensorflow.lite.python:schema_py_generated"
 RETRIES = "tensorflow_datasets.core.download.downloader:MAX_RETRIES"
 _ALONE = "all trials are trained KerasTuner's way, one after the other"
 _PLAIN = "uvicorn's own protocol: its errors are not JSON, and the heads of requests have its limits"
@@ -99,6 +101,10 @@ NAMES = (
     *(
         Name(_HTTP + name, "server", "errors in JSON, limits on the head of a request, answers that arrive", _PLAIN)
         for name in ("_unset_keepalive_if_required", "cycle", "flow", "headers", "parser", "pipeline", "transport")
+    ),
+    *(
+        Name(name, "litert", "the LiteRT file of a table says how a row is encoded", "the README alone says it")
+        for name in (FLATBUFFER, SCHEMA)
     ),
     Name(RETRIES, "tfds", "no waiting for minutes where there is no network", "TFDS waits for minutes"),
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """Exports of a table: each file takes columns by name, as text, in the runtime that will read it."""
 
 import dataclasses
+import json
 
 import keras
 import numpy as np
@@ -143,3 +144,16 @@ def test_all_words_and_all_numbers(tmp_path):
         spec = dataclasses.replace(SPEC, shape=(len(columns),), columns=columns, missing="refuse")
         model = keras.Sequential([keras.Input(spec.features), keras.layers.Flatten(), keras.layers.Dense(3)])
         assert len(tfsoftmax.export(model, spec, tmp_path / kind).parity) == 5
+
+
+def test_how_a_row_is_encoded_is_said(exported):
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    folder = exported[0].folder
+    model = schema.ModelT.InitFromPackedBuf((folder / "model.tflite").read_bytes(), 0)
+    (buffer,) = [entry.buffer for entry in model.metadata if entry.name == b"tfsoftmax_spec"]
+    told = ModelSpec.from_dict(json.loads(bytes(model.buffers[buffer].data)), "metadata")
+    assert told == SPEC
+    card = (folder.parent / "README.md").read_text()
+    assert '| =größe "&lt;b>" /1 | int64 | 2 values: 3, 200 |' in card
+    assert "A missing value is NaN, the empty string, or the smallest int64." in card

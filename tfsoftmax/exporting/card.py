@@ -20,6 +20,7 @@ def model_card(name: str, version: int, values: dict[str, Any]) -> str:
                 _data(values),
                 "## Figures",
                 *_figures(values["metrics"]),
+                *_columns(values["spec"]),
                 "## Limits",
                 _limits(values),
                 "## Files, compared with the model",
@@ -95,9 +96,12 @@ def _about(version: int, values: dict[str, Any]) -> str:
     spec = values["spec"]
     shape = " x ".join(map(str, spec["shape"]))
     given = "pictures of whole numbers from 0 to 255" if spec["dtype"] == "uint8" else "rows of float32 numbers"
+    takes = f"`{_input(spec)}`, {given}, {shape}, as they are"
+    if spec.get("columns"):
+        takes = f"one input per column of a table ({len(spec['columns'])}, listed below), values as they are"
     return (
         f"Version {version}. Softmax regression: one linear layer, {len(spec['classes'])} classes. It takes "
-        f"`{_input(spec)}`, {given}, {shape}, as they are: the preprocessing is inside. It gives `logits`, "
+        f"{takes}: the preprocessing is inside. It gives `logits`, "
         "`probabilities`, `class_id` and `label`. Made by "
         + ", ".join(f"{tool} {number}" for tool, number in values["tools"].items())
         + "."
@@ -107,7 +111,7 @@ def _about(version: int, values: dict[str, Any]) -> str:
 def _data(values: dict[str, Any]) -> str:
     spec, config, metrics = values["spec"], values["config"], values["metrics"]
     lines = [
-        f"- Data: {spec['name']}. Classes: {', '.join(spec['classes'])}.",
+        f"- Data: {spec['name']}. Classes: {', '.join(map(_cut, spec['classes']))}.",
         f"- Preprocessing: {spec['preprocess']}.",
     ]
     if config:
@@ -141,13 +145,50 @@ def _figures(metrics: dict[str, Any] | None) -> list[str]:
     ]
     split, last = known[-1]
     classes = [
-        [row["name"], f"{row['count']:,}", _figure(row["precision"]), _figure(row["recall"])] for row in last["classes"]
+        [_cut(row["name"]), f"{row['count']:,}", _figure(row["precision"]), _figure(row["recall"])]
+        for row in last["classes"]
     ]
     return [
         _table(["split", "rows", "loss (nats)", "accuracy", "95 % interval"], rows),
         f"By class, {split} rows:",
         _table(["class", "rows", "precision", "recall"], classes),
     ]
+
+
+def _columns(spec: dict[str, Any]) -> list[str]:
+    """The columns of a table, and how a row is given to the files that take numbers alone."""
+    columns = spec.get("columns")
+    if not columns:
+        return []
+    takes = {"float32": "float32", "bool": "float32, 0 or 1", "string": "string", "int64": "int64"}
+    rows = []
+    for column in columns:
+        known = f"{len(column['values']):,} values: {_cut(', '.join(column['values']))}"
+        said = (
+            known
+            if column["kind"] == "category"
+            else f"numbers; less {column['offset']:.6g}, times {column['scale']:.6g}"
+        )
+        rows.append([_cut(column["name"]), takes[column["dtype"]], said])
+    missing = {
+        "refuse": "The training rows had no missing values, and the server and `predict` refuse them.",
+        "impute": "A missing value is NaN, the empty string, or the smallest int64.",
+    }[spec["missing"]]
+    return [
+        "## Columns",
+        _table(["column", "takes", "what training saw"], rows),
+        f"Shapes are (batch,). {missing} A value that training did not see speaks for no class.",
+        "The LiteRT files take `features`, float32 (batch, columns), the columns in this order: a number as it is, "
+        "another value as its place among those that training saw, from 0, in the order of `manifest.json` and of the "
+        "file's metadata `tfsoftmax_spec`; -1 where training did not see it, NaN where it is missing.",
+    ]
+
+
+def _cut(text: str) -> str:
+    """One line of at most 100 characters, as text in Markdown."""
+    line = " ".join(text.split())
+    line = line if len(line) <= 100 else f"{line[:97]}..."
+    return line.replace("&", "&amp;").replace("<", "&lt;").replace("`", "&#96;")
 
 
 def _limits(values: dict[str, Any]) -> str:
@@ -162,10 +203,10 @@ def _limits(values: dict[str, Any]) -> str:
             worst = last["mistakes"][0]
             of = next(row["count"] for row in last["classes"] if row["name"] == worst["true"])
             lines.append(
-                f"- Its most frequent mistake: {worst['rows']:,} of {of:,} rows of {worst['true']} were called "
-                f"{worst['predicted']}."
+                f"- Its most frequent mistake: {worst['rows']:,} of {of:,} rows of {_cut(worst['true'])} were called "
+                f"{_cut(worst['predicted'])}."
             )
-        recalls = [(row["recall"], row["name"]) for row in last["classes"] if row["recall"] is not None]
+        recalls = [(row["recall"], _cut(row["name"])) for row in last["classes"] if row["recall"] is not None]
         lines.append("- It finds least of {1}: {0:.1%}.".format(*min(recalls)))
     lines.append("- The int8 files answer nearly, not exactly, as the others; the table says how nearly.")
     return "\n".join(lines)
@@ -200,6 +241,9 @@ def _parity(parity: list[dict[str, Any]]) -> str:
 
 def _serving(name: str, version: int, values: dict[str, Any]) -> str:
     source = _input(values["spec"])
+    rows = f'{{"{source}": rows}}'
+    if columns := values["spec"].get("columns"):
+        rows = f"{{{json.dumps(columns[0]['name'], ensure_ascii=False)}: array, …}}"
     return "\n".join(
         [
             "`FOLDER` is the path of this folder, `PARENT` that of the one around it.",
@@ -210,8 +254,7 @@ def _serving(name: str, version: int, values: dict[str, Any]) -> str:
             f"- Triton: `tritonserver --model-repository=PARENT --model-control-mode=explicit --load-model={name}`",
             "- KServe: an InferenceService whose model has `modelFormat: {name: tensorflow}` and `storageUri` FOLDER; "
             "with `modelFormat: {name: onnx}` and `runtime: kserve-tritonserver` it is PARENT.",
-            f'- ONNX Runtime: `onnxruntime.InferenceSession("FOLDER/{version}/model.onnx").run(None, '
-            f'{{"{source}": rows}})`',
+            f'- ONNX Runtime: `onnxruntime.InferenceSession("FOLDER/{version}/model.onnx").run(None, {rows})`',
             f'- LiteRT: `ai_edge_litert.interpreter.Interpreter("FOLDER/{version}/model.tflite")'
             f'.get_signature_runner("serving_default")({source}=rows)`; labels are in `assets/labels.txt`.',
         ]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tfsoftmax._private import FLATBUFFER, SCHEMA, find
 from tfsoftmax._quiet import quiet
 from tfsoftmax.exporting import by_name, saved_model
 from tfsoftmax.exporting.linear import Linear
@@ -198,7 +199,22 @@ def _litert(linear: Linear, work: Path, *, int8: bool) -> bytes:
         converter = tf.lite.TFLiteConverter.from_saved_model(path, signature_keys=["serving_default"])
         if int8:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        return converter.convert()
+        content: bytes = converter.convert()
+    return _described(content, linear.spec) if linear.spec.columns else content
+
+
+def _described(content: bytes, spec: ModelSpec) -> bytes:
+    """A LiteRT file that has the spec of its table as the metadata ``tfsoftmax_spec``, in JSON."""
+    files, schema = find(FLATBUFFER), find(SCHEMA)
+    if files is None or schema is None:
+        return content
+    model = files.read_model_from_bytearray(bytearray(content))
+    buffer, entry = schema.BufferT(), schema.MetadataT()
+    buffer.data = list(spec.to_json().encode())
+    model.buffers.append(buffer)
+    entry.name, entry.buffer = "tfsoftmax_spec", len(model.buffers) - 1
+    model.metadata = [*(model.metadata or []), entry]
+    return bytes(files.convert_object_to_bytearray(model))
 
 
 def _open_onnx(name: str, folder: Path, spec: ModelSpec) -> Answer:
