@@ -96,7 +96,7 @@ def test_shell_completion(tfsoftmax_cli, monkeypatch):
         (["--lr", "fast"], "--lr"),
         (["--epochs", "0"], "epochs must be a whole number of at least 1, got 0"),
         (["--val", "0", "--patience", "2"], "patience needs validation rows, and refit or val=0 leaves none"),
-        (["--val", "ten"], "--val must be a number of rows or 'test', got 'ten'"),
+        (["--val", "ten"], "--val must be a number of rows, a share of them such as 0.2 or 'test', got 'ten'"),
         (["--val", "230"], "val=230 leaves no training row of 230"),
         (["--data", "fasion_mnist"], "unknown data set 'fasion_mnist'; known are .*nearest: fashion_mnist"),
         (["--optimizer", "sdg"], "optimizer must be one of adam"),

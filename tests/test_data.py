@@ -134,9 +134,9 @@ def test_spec_goes_through_json(source, tmp_path):
         ({"val": -1}, "val must be a whole number of at least 0, got -1"),
         (
             {"val": (np.zeros((9, 9)), [1])},
-            "val must be a number of rows or 'test', got [^\n]*; rows of your own go to",
+            "val must be a number of rows, a share of them such as 0.2, or 'test', got [^\n]*; rows of your own go to",
         ),
-        ({"val": "train"}, "val must be a number of rows or 'test'"),
+        ({"val": "train"}, "val must be a number of rows, a share of them such as 0.2, or 'test'"),
         ({"seed": -1}, "seed must be"),
         ({"preprocess": "whiten"}, "preprocess must be one of center, standardize, unit, got 'whiten'"),
     ],

@@ -8,16 +8,16 @@ import math
 import os
 import weakref
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from tfsoftmax import columns, sources
+from tfsoftmax import columns, sources, splits
 from tfsoftmax._checks import INT32, INT64, number, one_of, shown, typed
 from tfsoftmax.errors import InputError
 from tfsoftmax.preprocessing import PREPROCESSORS as PREPROCESSORS
-from tfsoftmax.spec import MISSING, Column, ModelSpec, check_val
+from tfsoftmax.spec import MISSING, Column, ModelSpec, check_test, check_val
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -197,13 +197,16 @@ class Data:
     Args:
         source: the rows; :func:`load` reads one by name.
         batch_size: rows a batch, at least 1.
-        val: validation rows, drawn by ``seed`` from the training split; ``None`` draws one sixth of it; ``"test"``
-            validates on the test split (the book's way: then nothing unseen is left to report). 0: no validation.
+        val: validation rows, drawn by ``seed`` from the training split, or a share of it, above 0 and below 1; ``None``
+            draws one sixth, unless the source has a validation split; ``"test"`` validates on the test split (the
+            book's way: then nothing unseen is left to report). 0: no validation.
         seed: of the split and of the order of the training rows.
         preprocess: a name in ``PREPROCESSORS``; constants come from the training rows alone.
         refit: train on training and validation rows together; ``val`` is then ``None``.
         missing: of a table: ``"refuse"`` missing values, or ``"impute"`` them: a number is then the mean of the
             training rows and a word a category of its own, and the model sees that it is missing.
+        test: of a source without a test split: the rows, or their share, that are drawn for one by ``seed``, of each
+            class its share; ``None`` draws a fifth. Rows of one group of the source stay together here and in ``val``.
 
     Attributes:
         train: ``tf.data.Dataset`` of ``(x, y)``, shuffled anew each epoch by ``seed``.
@@ -212,7 +215,8 @@ class Data:
         spec: the :class:`~tfsoftmax.spec.ModelSpec`.
         classes: class names in the order of the labels.
         source: the source given.
-        settings: the other arguments, with ``val`` as it turned out.
+        settings: the other arguments, with ``val`` and ``test`` as they turned out.
+        options: what :func:`load` read the source with.
         name: what :func:`load` read it by; ``None`` if the rows were made in Python.
 
     Raises:
@@ -223,11 +227,12 @@ class Data:
         self,
         source: sources.Source,
         batch_size: int = 256,
-        val: int | str | None = None,
+        val: int | float | str | None = None,
         seed: int = 0,
         preprocess: str = "unit",
         refit: bool = False,
         missing: str = "refuse",
+        test: int | float | None = None,
     ):
         if not isinstance(source, sources.Source):
             raise InputError(
@@ -238,17 +243,14 @@ class Data:
         one_of("preprocess", preprocess, PREPROCESSORS)
         typed("refit", refit, bool)
         one_of("missing", missing, MISSING)
-        val = check_val(val)
-        self.source = source
+        val, test = check_val(val), check_test(test)
+        self.source, self.options = source, source.options
         x, y = source.x_train, source.y_train
-        train = held_out = None
-        if not isinstance(val, str) and val != 0 and not refit:
-            val = max(1, len(x) // 6) if val is None else val
-            if val >= len(x):
-                raise InputError(f"val={val} leaves no training row of {len(x)} in {source.name!r}: give less")
-            drawn = np.zeros(len(x), bool)
-            drawn[np.random.default_rng(seed).permutation(len(x))[:val]] = True
-            train, held_out = np.flatnonzero(~drawn).astype(np.int32), np.flatnonzero(drawn).astype(np.int32)
+        train, held_out, tested = splits.split(source, val, test, seed, refit)
+        if val is None and held_out is not None and source.val_rows is None and source.groups is None:
+            val = len(held_out)
+        if tested is not None and test is None:
+            test = splits.TEST
         self.settings = {
             "batch_size": batch_size,
             "val": val,
@@ -256,18 +258,22 @@ class Data:
             "preprocess": preprocess,
             "refit": refit,
             "missing": missing,
+            "test": test,
         }
-        x_test = source.x_test
+        x_test: np.ndarray | None = source.x_test
         fitted: tuple[Column, ...] = ()
         offset: float | np.ndarray = 0.0
         scale: float | np.ndarray = 1.0
         if source.columns:
             if missing == "refuse":
                 for split, rows in ("training rows", x), ("test rows", x_test):
+                    if rows is None:
+                        continue
                     gaps = columns.missing(rows, source.columns)
                     columns.refuse_missing(gaps, len(rows), f"{source.name!r} ({split})")
             fitted = columns.fit(source.columns, x, train, preprocess, missing)
-            x, x_test = (columns.recode(rows, source.columns, fitted, source.name) for rows in (x, x_test))
+            x = columns.recode(x, source.columns, fitted, source.name)
+            x_test = None if x_test is None else columns.recode(x_test, source.columns, fitted, source.name)
         else:
             offset, scale = PREPROCESSORS[preprocess](x, 255.0 if x.dtype == np.uint8 else 1.0, train)
         self.classes = tuple(source.classes)
@@ -283,18 +289,21 @@ class Data:
             missing=missing,
         )
         self.train = Rows(x, y, self.spec, batch_size, seed, train).dataset()
-        self.test = Rows(x_test, source.y_test, self.spec, batch_size).dataset()
+        test_rows = x if x_test is None else x_test, y if source.y_test is None else source.y_test
+        self.test = Rows(*test_rows, self.spec, batch_size, index=tested).dataset()
         self.val = None
         if held_out is not None:
             self.val = Rows(x, y, self.spec, batch_size, index=held_out).dataset()
         elif val == "test" and not refit:
-            self.val = Rows(x_test, source.y_test, self.spec, batch_size).dataset()
+            self.val = Rows(*test_rows, self.spec, batch_size, index=tested).dataset()
         self.name = source.origin
 
     def __repr__(self) -> str:
         val = "no" if self.val is None else f"{len(self.val.rows):,}"
         settings = ", ".join(
-            f"{name}={value!r}" for name, value in self.settings.items() if name != "missing" or self.spec.columns
+            f"{name}={value!r}"
+            for name, value in self.settings.items()
+            if (name != "missing" or self.spec.columns) and (name != "test" or value is not None)
         )
         return (
             f"Data({self.spec.name!r}: {len(self.train.rows):,} training, {val} validation and "
@@ -317,13 +326,35 @@ def _plain(value: float | np.ndarray) -> float | tuple[float, ...]:
     return tuple(value.ravel().tolist()) if isinstance(value, np.ndarray) else float(value)
 
 
-def load(name: str, **settings: Any) -> Data:
-    """Read the data set ``name`` (see ``tfsoftmax datasets``); ``settings`` are those of :class:`Data`.
+def load(
+    name: Any,
+    *,
+    label: str | None = None,
+    resize: str | None = None,
+    drop: Sequence[str] | None = None,
+    category: Sequence[str] | None = None,
+    number: Sequence[str] | None = None,
+    group: str | None = None,
+    **settings: Any,
+) -> Data:
+    """Read a data set.
+
+    Args:
+        name: of the data set (see ``tfsoftmax datasets``), a path whose kind is plain, or a data frame (pandas, Polars
+            or anything with the Arrow PyCapsule interface).
+        label: of a table: the column of the labels; ``None``: the one that is called label, class, target or y.
+        resize: of pictures: the ``"WIDTHxHEIGHT"`` that all are brought to.
+        drop: of a table: columns to leave out.
+        category: of a table: columns whose values are names, whatever they look like.
+        number: of a table: columns whose values are numbers.
+        group: of a table: a column whose value says which rows stay together in a split; no input of the model.
+        settings: those of :class:`Data`.
 
     Raises:
-        InputError: as :class:`Data`, and an unknown name or unusable files.
+        InputError: as :class:`Data`, and an unknown name, unusable files, or an option that the data set does not take.
     """
-    return Data(sources.read(name), **settings)
+    options = {"label": label, "resize": resize, "drop": drop, "category": category, "number": number, "group": group}
+    return Data(sources.read(name, **options), **settings)
 
 
 def FashionMNIST(  # a class in the chapter, hence its name

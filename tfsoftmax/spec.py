@@ -196,7 +196,8 @@ class ModelSpec(_Json):
 
 
 OUTPUTS = frozenset(("logits", "probabilities", "class_id", "label"))  # of every export
-_LATER = ("fingerprint", "missing")  # settings that the first run folders did not have
+OPTIONS = ("label", "resize", "drop", "category", "number", "group")  # settings of how a data set is read
+_LATER = ("fingerprint", "missing", "test", *OPTIONS)  # settings that the first run folders did not have
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,8 +212,8 @@ class RunConfig(_Json):
         batch_size: rows a step, at least 1.
         lr: learning rate, above 0; the first one if ``schedule`` is ``"cosine"``.
         seed: of the split and of the order of the rows, at least 0.
-        val: validation rows cut from the training split; ``"test"`` validates on the test split as the book does;
-            ``None`` takes one sixth (10,000 of Fashion-MNIST's 60,000); 0: no validation.
+        val: see :class:`tfsoftmax.Data`.
+        test: the same.
         optimizer: see ``tfsoftmax.model.OPTIMIZERS``.
         momentum: of ``sgd``, in [0, 1).
         l2: factor of the squared weights (not the bias) in the loss, at least 0.
@@ -224,6 +225,8 @@ class RunConfig(_Json):
         refit: train on training and validation rows together, without validation.
         tensorboard: also write TensorBoard event files into the run folder.
         missing: of a table, see :class:`tfsoftmax.Data`.
+        label: how the data set is read, see :func:`tfsoftmax.load`; so are ``resize``, ``drop``, ``category``,
+            ``number`` and ``group``. ``train`` sets them as ``data``.
         precision: ``"float32"``, or ``"bfloat16"`` for the products in training; the model that is saved is float32.
     """
 
@@ -232,7 +235,8 @@ class RunConfig(_Json):
     batch_size: int = 256
     lr: float = 0.1
     seed: int = 0
-    val: int | str | None = None
+    val: int | float | str | None = None
+    test: int | float | None = None
     optimizer: str = "sgd"
     momentum: float = 0.0
     l2: float = 0.0
@@ -244,6 +248,12 @@ class RunConfig(_Json):
     tensorboard: bool = False
     precision: str = "float32"
     missing: str = "refuse"
+    label: str | None = None
+    resize: str | None = None
+    drop: tuple[str, ...] | None = None
+    category: tuple[str, ...] | None = None
+    number: tuple[str, ...] | None = None
+    group: str | None = None
     fingerprint: str | None = None
 
     def __post_init__(self) -> None:
@@ -256,6 +266,7 @@ class RunConfig(_Json):
         fraction("momentum", self.momentum)
         fraction("label_smoothing", self.label_smoothing)
         check_val(self.val)
+        check_test(self.test)
         if self.patience is not None:
             number("patience", self.patience, 1, INT32, whole=True)
             if self.refit or self.val == 0:
@@ -272,14 +283,22 @@ class RunConfig(_Json):
         return config
 
 
-def check_val(val: Any) -> int | str | None:
-    """Return ``val`` with plain numbers; raise InputError unless it is None, "test" or a whole number of at least 0."""
+def check_val(val: Any) -> int | float | str | None:
+    """Return ``val`` with plain numbers; raise InputError unless it is None, "test", a share or a number of rows."""
     if val is None or (isinstance(val, str) and val == "test"):
         return val
-    if not isinstance(val, numbers.Integral) or isinstance(val, bool):
-        raise InputError(
-            f"val must be a number of rows or 'test', got {shown(val)}; rows of your own go to model.fit as "
-            "validation_data"
-        )
-    plain: int = number("val", val, 0, INT32, whole=True)
-    return plain
+    return _rows("val", val, 0, "a number of rows, a share of them such as 0.2, or 'test'")
+
+
+def check_test(test: Any) -> int | float | None:
+    """Return ``test`` as a plain number; raise InputError unless it is None, a share or a number of at least 1 row."""
+    return None if test is None else _rows("test", test, 1, "a number of rows or a share of them such as 0.2")
+
+
+def _rows(name: str, value: Any, low: int, what: str) -> int | float:
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        plain: int = number(name, value, low, INT32, whole=True)
+        return plain
+    if isinstance(value, numbers.Real) and 0 < float(value) < 1:
+        return float(value)
+    raise InputError(f"{name} must be {what}, got {shown(value)}; rows of your own go to tfsoftmax.Source or model.fit")

@@ -20,7 +20,7 @@ from tfsoftmax._folders import Kind, claim, locked
 from tfsoftmax.data import Data
 from tfsoftmax.errors import InputError, TrainingError
 from tfsoftmax.runs.run import differences
-from tfsoftmax.spec import RunConfig
+from tfsoftmax.spec import OPTIONS, RunConfig
 from tuning import curves
 from tuning.oracles import TUNERS
 from tuning.space import Curvature, Range, SoftmaxHyperModel, Space, around, curvature
@@ -103,7 +103,8 @@ def search(
         raise InputError(f"{names[0]} is part of the loss, so losses do not compare: tune it by val_accuracy")
     if tuner == "bayesian" and importlib.util.find_spec("sklearn") is None:
         raise InputError("tuner 'bayesian' needs scikit-learn: pip install scikit-learn")
-    config = dataclasses.replace(config, **data.settings, data=data.name, fingerprint=data.fingerprint)
+    noted = {**data.settings, **dict.fromkeys(OPTIONS), **data.options, "fingerprint": data.fingerprint}
+    config = dataclasses.replace(config, **noted, data=data.name)
     hypermodel = SoftmaxHyperModel(data, config, space)
     asked = {
         "config": dataclasses.asdict(config),

@@ -122,7 +122,7 @@ def test_nothing_of_the_checkout_is_seen(reader, tmp_path):
 @pytest.mark.slow
 def test_type_checkers_see_what_the_wheel_offers(reader, tmp_path):
     five = next(text for document, _, language, text in _blocks() if (document, language) == ("README", "python"))
-    wrong = "tfsoftmax.load(5)\ntfsoftmax.Fashion()\n"
+    wrong = "tfsoftmax.load(5, label=5)\ntfsoftmax.Fashion()\n"
     (tmp_path / "program.py").write_text(f"{five}reveal_type(data.classes)\n{wrong}")
     python = reader.environment.folder / "bin" / "python"
     command = [sys.executable, "-m", "mypy", "--strict", "--python-executable", python, "--cache-dir", tmp_path]
@@ -132,7 +132,7 @@ def test_type_checkers_see_what_the_wheel_offers(reader, tmp_path):
     assert 'Revealed type is "tuple[str, ...]"' in found.replace("builtins.", "")
     errors = [line for line in found.splitlines() if ": error: " in line]
     assert len(errors) == 2, found
-    assert 'incompatible type "int"; expected "str"' in errors[0]
+    assert 'incompatible type "int"; expected "str | None"' in errors[0]
     assert 'no attribute "Fashion"' in errors[1]
 
 

@@ -168,7 +168,7 @@ def test_config_must_fit_the_data(source, tmp_path):
         ({"patience": 3, "refit": True}, "patience needs validation rows"),
         ({"refit": "yes"}, "refit must be true or false, got 'yes'"),
         ({"optimizer": 3}, "optimizer must be a string, got 3"),
-        ({"val": 2.5}, "val must be a whole number"),
+        ({"val": 2.5}, "val must be a number of rows, a share of them"),
     ],
 )
 def test_bad_config(settings, text):

@@ -158,9 +158,11 @@ def test_labels_as_columns_and_floats():
         np.testing.assert_array_equal(source.y_train, y)
 
 
-def test_a_path_is_no_name():
-    with pytest.raises(tfsoftmax.InputError, match=r"named by a string, got .*; of a folder .* give 'idx:my/rows'"):
+def test_what_is_no_name():
+    with pytest.raises(tfsoftmax.InputError, match=r"unknown data set 'my/rows'; known are fashion_mnist, .*"):
         tfsoftmax.load(Path("my/rows"))
+    with pytest.raises(tfsoftmax.InputError, match="a data set is a name, a path or a data frame, got 5"):
+        tfsoftmax.load(5)
     with pytest.raises(tfsoftmax.InputError, match=r"source must be a tfsoftmax.Source, got 'fashion_mnist'"):
         tfsoftmax.Data("fashion_mnist")
 

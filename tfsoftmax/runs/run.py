@@ -17,7 +17,7 @@ from tfsoftmax.data import Data, Rows, load
 from tfsoftmax.errors import InputError
 from tfsoftmax.runs.evaluation import evaluate, read_metrics
 from tfsoftmax.sources.fingerprint import changes
-from tfsoftmax.spec import ModelSpec, RunConfig
+from tfsoftmax.spec import OPTIONS, ModelSpec, RunConfig
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -208,7 +208,13 @@ def figures(model: keras.Model, dataset: tf.data.Dataset, classes: tuple[str, ..
 
 def data_settings(config: RunConfig) -> dict[str, Any]:
     """The settings of ``config`` that :class:`tfsoftmax.Data` takes."""
-    return {name: getattr(config, name) for name in ("batch_size", "val", "seed", "preprocess", "refit", "missing")}
+    names = ("batch_size", "val", "seed", "preprocess", "refit", "missing", "test")
+    return {name: getattr(config, name) for name in names}
+
+
+def data_options(config: RunConfig) -> dict[str, Any]:
+    """The settings of ``config`` that say how its data set is read."""
+    return {name: getattr(config, name) for name in OPTIONS}
 
 
 def reopened(config: RunConfig, what: str, way_out: str, classes: tuple[str, ...] = ()) -> Data:
@@ -225,7 +231,7 @@ def reopened(config: RunConfig, what: str, way_out: str, classes: tuple[str, ...
     """
     if config.data is None:
         raise InputError(f"{what} names no data set (its rows were made in Python); {way_out}")
-    data = load(config.data, **data_settings(config))
+    data = load(config.data, **data_options(config), **data_settings(config))
     if config.fingerprint is not None and (found := changes(config.fingerprint, data.fingerprint)):
         if classes and classes != data.classes:
             found.append(renamed(classes, data.classes))

@@ -29,7 +29,7 @@ from tfsoftmax.fitting.resume import Resume, before
 from tfsoftmax.model import SoftmaxRegression
 from tfsoftmax.runs.log import Log
 from tfsoftmax.runs.run import Run, data_settings, differences, figures
-from tfsoftmax.spec import RunConfig
+from tfsoftmax.spec import OPTIONS, RunConfig
 from tfsoftmax.strategy import agree, chief, several, together, workers
 
 # name -> function of the number of all steps that gives SoftmaxRegression's decay_steps
@@ -77,8 +77,9 @@ def train(
         TrainingError: the loss is no longer a number: then what was written is removed. The state cannot be written.
             :class:`~tfsoftmax.errors.WorkerLost`, if another worker is gone.
     """
-    val = data.settings["val"] if config.val is None else config.val
-    config = dataclasses.replace(config, val=val, data=data.name, fingerprint=data.fingerprint)
+    noted = {**dict.fromkeys(OPTIONS), **data.options, "data": data.name, "fingerprint": data.fingerprint}
+    noted |= {name: data.settings[name] for name in ("val", "test") if getattr(config, name) is None}
+    config = dataclasses.replace(config, **noted)
     for name, value in data_settings(config).items():
         if data.settings[name] != value:
             raise InputError(f"config says {name}={value!r} and the data has {name}={data.settings[name]!r}")

@@ -4,24 +4,45 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import os
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from tfsoftmax._checks import shown
 from tfsoftmax.errors import InputError
-from tfsoftmax.sources import idx, tfds
+from tfsoftmax.sources import idx, tables, tfds
 from tfsoftmax.sources.arrays import Source, aligned
+from tfsoftmax.sources.columns import Choices
+from tfsoftmax.spec import OPTIONS, RunConfig
 
 __all__ = ["SOURCES", "Source", "aligned", "read"]
+
+COLUMNS = tuple(field.name for field in dataclasses.fields(Choices))  # options of tables
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """One kind of source: how it is written on the command line, what it is, and the function that reads it."""
+    """One kind of source.
+
+    Args:
+        usage: how it is written on the command line.
+        summary: what it is.
+        read: the function that reads it, of the argument and of the options given.
+        options: those that it takes, of ``spec.OPTIONS``.
+        ending: of the paths that are read so without the name of the kind.
+    """
 
     usage: str
     summary: str
-    read: Callable[[str], Source]
+    read: Callable[..., Source]
+    options: tuple[str, ...] = ()
+    ending: str = ""
+
+
+def _table(kind: str, path: str, **options: Any) -> Source:
+    return tables.read_files(kind, path, Choices(**options))
 
 
 # One entry a kind. A data set is named KIND or KIND:ARGUMENT, and `read` gets the argument.
@@ -29,27 +50,88 @@ SOURCES = {
     "fashion_mnist": Kind(
         "fashion_mnist", "70,000 pictures of clothing, 28x28, 10 classes; embedded", idx.fashion_mnist
     ),
+    "csv": Kind(
+        "csv:PATH", "a CSV file, a folder of them or a pattern", functools.partial(_table, "csv"), COLUMNS, ".csv"
+    ),
+    "tsv": Kind(
+        "tsv:PATH", "the same, with tabs between the values", functools.partial(_table, "tsv"), COLUMNS, ".tsv"
+    ),
+    "parquet": Kind(
+        "parquet:PATH", "the same, of Parquet files", functools.partial(_table, "parquet"), COLUMNS, ".parquet"
+    ),
     "idx": Kind("idx:FOLDER", "a folder with four IDX files named as MNIST's, .gz or not", idx.folder),
     "tfds": Kind("tfds:NAME", "any TensorFlow Datasets picture classification set", tfds.builder),
 }
 
 
-def read(name: str) -> Source:
+def read(name: Any, **options: Any) -> Source:
     """Read the data set called ``name``, such as ``"fashion_mnist"``, ``"idx:my/folder"`` or ``"tfds:mnist"``.
 
+    Args:
+        name: also a path, where the kind is plain from it, or a data frame.
+        options: of ``spec.OPTIONS``; ``None`` is none.
+
     Raises:
-        InputError: no such data set (the text has the nearest names), or its files cannot be used.
+        InputError: no such data set (the text has the nearest names), an option that it does not take, or its files
+            cannot be used.
     """
-    if not isinstance(name, str):
-        hint = f"; of a folder of IDX files give {f'idx:{name}'!r}" if isinstance(name, os.PathLike) else ""
-        raise InputError(f"a data set is named by a string, got {shown(name)}{hint}")
-    kind, colon, argument = name.partition(":")
-    takes_argument = kind in SOURCES and ":" in SOURCES[kind].usage
-    if kind not in SOURCES or bool(argument) != takes_argument or (colon and not argument):
-        usages = [entry.usage for entry in SOURCES.values()]
-        near = difflib.get_close_matches(name, sorted({*SOURCES, *usages}), n=3, cutoff=0.5)
-        hint = f"; nearest: {', '.join(near)}" if near else ""
-        raise InputError(f"unknown data set {name!r}; known are {', '.join(usages)}{hint}")
-    source = SOURCES[kind].read(argument)
+    given = _given(options)
+    if not isinstance(name, (str, os.PathLike)):
+        return _of_frame(name, given)
+    name = os.fspath(name)
+    kind, argument = _kind(name)
+    if wrong := [option for option in given if option not in SOURCES[kind].options]:
+        takers = [entry.usage for entry in SOURCES.values() if wrong[0] in entry.options]
+        raise InputError(f"{name!r} does not take the option {wrong[0]}: {', '.join(takers)} do")
+    source = SOURCES[kind].read(argument, **given)
     object.__setattr__(source, "origin", name)
+    object.__setattr__(source, "options", given)
     return source
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that are not None, as RunConfig has them."""
+    if unknown := sorted(set(options) - set(OPTIONS)):
+        raise InputError(f"unknown option {unknown[0]!r} of a data set; known are {', '.join(OPTIONS)}")
+    lists: dict[str, Any] = {
+        name: (value,) if isinstance(value, str) and name in ("drop", "category", "number") else value
+        for name, value in options.items()
+    }
+    config = RunConfig(**lists)
+    return {name: getattr(config, name) for name in options if getattr(config, name) is not None}
+
+
+def _kind(name: str) -> tuple[str, str]:
+    """The kind of the data set ``name``, and its argument."""
+    kind, colon, argument = name.partition(":")
+    if kind in SOURCES and bool(argument) == (":" in SOURCES[kind].usage) and (argument or not colon):
+        return kind, argument
+    if kind not in SOURCES and (found := _plain_kind(name)):
+        return found, name
+    usages = [entry.usage for entry in SOURCES.values()]
+    near = difflib.get_close_matches(name, sorted({*SOURCES, *usages}), n=3, cutoff=0.5)
+    hint = f"; nearest: {', '.join(near)}" if near else ""
+    if Path(name).exists():
+        hint = "; a path that is none of these is here: name its kind"
+    raise InputError(f"unknown data set {name!r}; known are {', '.join(usages)}{hint}")
+
+
+def _plain_kind(name: str) -> str | None:
+    """The kind that a path has by its ending; of a folder by what is in it."""
+    path = Path(name)
+    for kind, entry in SOURCES.items():
+        if entry.ending and name.lower().endswith(entry.ending):
+            return kind
+    if not name or not path.is_dir():
+        return None
+    if any((path / f"{file}{gz}").is_file() for file in idx.FILES.values() for gz in ("", ".gz")):
+        return "idx"
+    return next((kind for kind, entry in SOURCES.items() if entry.ending and any(path.glob(f"*{entry.ending}"))), None)
+
+
+def _of_frame(frame: Any, options: dict[str, Any]) -> Source:
+    if not tables.is_frame(frame):
+        raise InputError(f"a data set is a name, a path or a data frame, got {shown(frame)}")
+    if wrong := [option for option in options if option not in COLUMNS]:
+        raise InputError(f"a data frame does not take the option {wrong[0]}")
+    return tables.source("frame", tables.of_frame(frame), Choices(**options))

@@ -26,14 +26,17 @@ class Source:
         x_train: uint8 or float32, ``(rows, *shape)``; other floats are converted. Kept without a copy if it is aligned.
         y_train: labels, whole numbers in ``[0, len(classes))``, also as floats, ``(rows,)`` or ``(rows, 1)``; kept as
             int32 ``(rows,)``.
-        x_test: as ``x_train``.
+        x_test: as ``x_train``; ``None``: there is no test split.
         y_test: as ``y_train``.
         classes: class names in the order of the labels: at least two different ones, each one line of text.
         columns: of a table, whose rows are float32 ``(rows, len(columns))`` and may have NaN where a value is missing;
             categories have all values that the source has. Else empty.
+        groups: whole numbers ``(rows,)`` of the training rows: a split keeps rows with the same one together.
+        val_rows: which of the training rows are a validation split of the source's own, whole numbers; else ``None``.
 
     Attributes:
         origin: the name that :func:`tfsoftmax.load` read these rows by; ``None``: they were made in Python.
+        options: the options that :func:`tfsoftmax.load` read them with.
         fingerprint: see :attr:`tfsoftmax.Data.fingerprint`.
 
     Raises:
@@ -44,11 +47,14 @@ class Source:
     name: str
     x_train: np.ndarray
     y_train: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
-    classes: Sequence[str]
+    x_test: np.ndarray | None = None
+    y_test: np.ndarray | None = None
+    classes: Sequence[str] = ()
     columns: tuple[Column, ...] = ()
+    groups: np.ndarray | None = None
+    val_rows: np.ndarray | None = None
     origin: str | None = dataclasses.field(default=None, init=False)
+    options: dict[str, Any] = dataclasses.field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         typed("name", self.name, str)
@@ -60,21 +66,50 @@ class Source:
         names = tuple(typed("a class name", str(name), str) for name in self.classes)
         class_names(f"data set {self.name!r}", names)
         object.__setattr__(self, "classes", names)
-        for split in ("train", "test"):
+        if (self.x_test is None) != (self.y_test is None):
+            raise InputError(f"data set {self.name!r}: a test split has both, x_test and y_test")
+        for split in ("train", "test") if self.x_test is not None else ("train",):
             where = f"the {split} split of {self.name!r}"
             x = _inputs(where, _array(f"x_{split}", getattr(self, f"x_{split}")), bool(self.columns))
             y = _labels(where, _array(f"y_{split}", getattr(self, f"y_{split}")), len(x), len(names))
             object.__setattr__(self, f"x_{split}", x)
             object.__setattr__(self, f"y_{split}", y)
+        self._check_indices()
+        if self.x_test is None:
+            return
         if self.x_train.shape[1:] != self.x_test.shape[1:] or self.x_train.dtype != self.x_test.dtype:
             raise InputError(
                 f"data set {self.name!r}: training rows are {self.x_train.dtype} {self.x_train.shape[1:]}, "
                 f"test rows {self.x_test.dtype} {self.x_test.shape[1:]}; they must be alike"
             )
 
+    def _check_indices(self) -> None:
+        for name in ("groups", "val_rows"):
+            if getattr(self, name) is None:
+                continue
+            array = _array(name, getattr(self, name))
+            if (
+                array.ndim != 1
+                or array.dtype.kind not in "iu"
+                or (name == "groups" and len(array) != len(self.x_train))
+            ):
+                raise InputError(
+                    f"data set {self.name!r}: {name} must be whole numbers of shape (rows,), got {array.dtype} "
+                    f"{array.shape} for {len(self.x_train)} training rows"
+                )
+            object.__setattr__(self, name, array)
+        rows = self.val_rows
+        if rows is not None and (
+            len(np.unique(rows)) < len(rows) or not ((rows >= 0) & (rows < len(self.x_train))).all()
+        ):
+            raise InputError(
+                f"data set {self.name!r}: val_rows must be different ones of {len(self.x_train)} training rows"
+            )
+
     def __repr__(self) -> str:
+        test = "no" if self.x_test is None else f"{len(self.x_test):,}"
         return (
-            f"Source({self.name!r}: {len(self.x_train):,} training and {len(self.x_test):,} test rows, "
+            f"Source({self.name!r}: {len(self.x_train):,} training and {test} test rows, "
             f"{self.x_train.dtype} {self.x_train.shape[1:]}, {len(self.classes)} classes)"
         )
 

@@ -24,6 +24,8 @@ _PARTS = {  # name in the fingerprint -> name in errors
     "classes": "class names",
     "order": "order of the class names",
     "columns": "columns and the values in them",
+    "groups": "groups of the training rows",
+    "val_rows": "rows of the validation split",
 }
 
 
@@ -37,11 +39,15 @@ def fingerprint(source: Source) -> str:
     parts = {
         "train": (len(source.x_train), _of_array(source.x_train)),
         "train_labels": (len(source.y_train), _of_array(source.y_train)),
-        "test": (len(source.x_test), _of_array(source.x_test)),
-        "test_labels": (len(source.y_test), _of_array(source.y_test)),
         "classes": (len(names), _digest(sorted(names))),
         "order": (len(names), _digest(names)),
     }
+    if source.x_test is not None and source.y_test is not None:
+        parts["test"] = (len(source.x_test), _of_array(source.x_test))
+        parts["test_labels"] = (len(source.y_test), _of_array(source.y_test))
+    for part, array in (("groups", source.groups), ("val_rows", source.val_rows)):
+        if array is not None:
+            parts[part] = (len(array), _of_array(array))
     if source.columns:
         described = (json.dumps(dataclasses.astuple(column)).encode() for column in source.columns)
         parts["columns"] = (len(source.columns), _digest(described))

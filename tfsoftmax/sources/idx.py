@@ -21,7 +21,8 @@ _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E:
 
 _DEFLATE = 1032  # a byte of a gzip file stands for at most so many
 
-_FILES = {
+# what is in it -> name of the file, without .gz
+FILES = {
     "x_train": "train-images-idx3-ubyte",
     "y_train": "train-labels-idx1-ubyte",
     "x_test": "t10k-images-idx3-ubyte",
@@ -104,11 +105,11 @@ def _read_array(stream: io.BufferedIOBase, path: Path, stored: int) -> np.ndarra
 
 def _read_four(folder: Path, checksums: dict[str, str]) -> dict[str, Any]:
     arrays: dict[str, Any] = {}
-    for role, name in _FILES.items():
+    for role, name in FILES.items():
         found = [path for path in (folder / f"{name}.gz", folder / name) if path.is_file()]
         if not found:
             raise InputError(
-                f"{str(folder)!r} has no file {name!r} or {name + '.gz'!r}; the four are {list(_FILES.values())}"
+                f"{str(folder)!r} has no file {name!r} or {name + '.gz'!r}; the four are {list(FILES.values())}"
             )
         arrays[role] = read_idx(found[0], checksums.get(found[0].name))
     return arrays
@@ -118,7 +119,7 @@ def folder(path: str) -> Source:
     """Read a folder of four IDX files; ``labels.txt`` in it, if there, has one class name per line."""
     where = Path(path)
     if not where.is_dir():
-        raise InputError(f"there is no folder {path!r}; idx:FOLDER needs one with {list(_FILES.values())}")
+        raise InputError(f"there is no folder {path!r}; idx:FOLDER needs one with {list(FILES.values())}")
     arrays = _read_four(where, {})
     names = where / "labels.txt"
     if names.is_file():

@@ -157,6 +157,11 @@ def _arrow_type(column: Column) -> Any:
     return {"float32": pa.float64(), "string": pa.string(), "int64": pa.int64()}.get(column.dtype)
 
 
+def is_frame(value: Any) -> bool:
+    """Whether ``value`` is something that :func:`of_frame` may read."""
+    return type(value).__module__.partition(".")[0] == "pandas" or hasattr(value, "__arrow_c_stream__")
+
+
 def of_frame(frame: Any) -> pa.Table:
     """A data frame (pandas, Polars, or anything with the Arrow PyCapsule interface) as a table.
 
@@ -189,8 +194,9 @@ def source(name: str, table: pa.Table, choices: Choices, test: pa.Table | None =
     import pyarrow as pa
 
     label = _label(name, table, choices)
-    for option in ("drop", "category", "number"):
-        for column in getattr(choices, option):
+    for option in ("drop", "category", "number", "group"):
+        asked = getattr(choices, option) or ()
+        for column in (asked,) if isinstance(asked, str) else asked:
             if column not in table.column_names:
                 raise InputError(f"--{option}: {name!r} has no column {shown(column)}; it has {_listed(table)}")
     if test is not None:
@@ -207,9 +213,14 @@ def source(name: str, table: pa.Table, choices: Choices, test: pa.Table | None =
     without = {label, *choices.drop} | ({choices.group} if choices.group else set())
     x, columns = rows_of(repr(name), table, count, without, choices)
     y, classes = codes_of(f"the label column {shown(label)} of {name!r}", table[label])
-    if test is None:
-        raise InputError(f"{name!r} has no test split: name the files train*.… and test*.…")
-    return Source(name, x[:count], y[:count], x[count:], y[count:], classes, columns)
+    groups = None
+    if choices.group is not None:
+        groups = codes_of(f"the group column {shown(choices.group)} of {name!r}", table[choices.group])[0][:count]
+        if (groups < 0).any():
+            gaps = int((groups < 0).sum())
+            raise InputError(f"the group column {shown(choices.group)} of {name!r} has {gaps:,} missing values")
+    x_test, y_test = (None, None) if test is None else (x[count:], y[count:])
+    return Source(name, x[:count], y[:count], x_test, y_test, classes, columns, groups)
 
 
 def _label(name: str, table: pa.Table, choices: Choices) -> str:

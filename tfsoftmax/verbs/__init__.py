@@ -4,13 +4,44 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from tfsoftmax.errors import InputError
 
 DEMO = "fashion_mnist"  # the data where neither --data nor --config names any
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder that train wrote.")]
+# options of the data set
+Label = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the labels, of a table.")]
+Resize = Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Size that pictures are brought to.")]
+Group = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="Rows with the same value here stay together in a split.")
+]
+Val = Annotated[
+    str | None,
+    typer.Option(
+        help="Validation rows cut from the training split, their share (0.2), or `test`.", show_default="one sixth"
+    ),
+]
+Test = Annotated[
+    str | None,
+    typer.Option(help="Test rows, or their share, drawn where the data have no test split.", show_default="0.2"),
+]
+
+
+def rows(option: str, text: str | None) -> Any:
+    """``text`` as a number of rows or a share of them; ``"test"`` and what is no number stay for others to refuse."""
+    if text is None or (option == "--val" and text == "test"):
+        return text
+    try:
+        return float(text) if "." in text else int(text)
+    except ValueError as error:
+        also = " or 'test'" if option == "--val" else ""
+        raise InputError(
+            f"{option} must be a number of rows, a share of them such as 0.2{also}, got {text!r}"
+        ) from error
 
 
 def file_name(data: str) -> str:

@@ -11,8 +11,8 @@ import typer
 
 from tfsoftmax.console import tensorflow
 from tfsoftmax.errors import InputError
-from tfsoftmax.spec import RunConfig
-from tfsoftmax.verbs import DEMO, Json, file_name
+from tfsoftmax.spec import OPTIONS, RunConfig
+from tfsoftmax.verbs import DEMO, Group, Json, Label, Resize, Test, Val, file_name, rows
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(RunConfig)}
 
@@ -32,10 +32,11 @@ def train(
     batch_size: Annotated[int | None, _setting("batch_size", "Rows a step.")] = None,
     lr: Annotated[float | None, _setting("lr", "Learning rate.")] = None,
     seed: Annotated[int | None, _setting("seed", "Of the split and of the order of the rows.")] = None,
-    val: Annotated[
-        str | None,
-        typer.Option(help="Validation rows cut from the training split, or `test`.", show_default="one sixth"),
-    ] = None,
+    label: Label = None,
+    resize: Resize = None,
+    group: Group = None,
+    test: Test = None,
+    val: Val = None,
     optimizer: Annotated[str | None, _setting("optimizer", "sgd, adam, adamw, lion or rmsprop.")] = None,
     momentum: Annotated[float | None, _setting("momentum", "Of sgd.")] = None,
     l2: Annotated[float | None, _setting("l2", "Factor of the squared weights in the loss.")] = None,
@@ -58,11 +59,7 @@ def train(
 ) -> None:
     """Train a model and write its run folder. On an unfinished one the same command goes on."""
     given = {name: value for name, value in locals().items() if name in _DEFAULTS and value is not None}
-    if "val" in given and given["val"] != "test":
-        try:
-            given["val"] = int(given["val"])
-        except ValueError as error:
-            raise InputError(f"--val must be a number of rows or 'test', got {val!r}") from error
+    given |= {name: rows(f"--{name}", given[name]) for name in ("val", "test") if name in given}
     if config is not None and config.is_dir():
         raise InputError(
             f"--config must be a JSON file, got the folder {str(config)!r}; a run's settings are in its "
@@ -71,8 +68,11 @@ def train(
     if config is None:
         settings = RunConfig(**{"data": DEMO, **given})
     else:
-        fresh = {"fingerprint": None} if "data" in given else {}  # the data named here are meant as they are
-        settings = dataclasses.replace(RunConfig.load(config, "configuration"), **fresh, **given)
+        settings = RunConfig.load(config, "configuration")
+        fresh: dict[str, Any] = {"fingerprint": None} if "data" in given else {}  # those named here are as they are
+        if given.get("data", settings.data) != settings.data:
+            fresh |= dict.fromkeys(OPTIONS)
+        settings = dataclasses.replace(settings, **{**fresh, **given})
     out = Path("runs", file_name(settings.data or "data")) if out is None else out
     with tensorflow():
         from tfsoftmax.runs import training
@@ -84,8 +84,8 @@ def train(
         way_out = (
             "name the data to train on as they are now by --data, or pass them in Python: tfsoftmax.train(data, …)"
         )
-        rows = reopened(settings, f"the configuration {str(config)!r}", way_out)
-        run = training.train(rows, settings, out, overwrite=overwrite, progress=True, strategy=scope)
+        found = reopened(settings, f"the configuration {str(config)!r}", way_out)
+        run = training.train(found, settings, out, overwrite=overwrite, progress=True, strategy=scope)
     if run is None:
         return  # the chief tells
     if as_json:

@@ -11,7 +11,7 @@ import typer
 
 from tfsoftmax.console import tensorflow
 from tfsoftmax.spec import RunConfig
-from tfsoftmax.verbs import DEMO, Json, file_name
+from tfsoftmax.verbs import DEMO, Group, Json, Label, Resize, Test, Val, file_name, rows
 
 
 def tune(
@@ -32,7 +32,11 @@ def tune(
     schedule: Annotated[str, typer.Option(help="Learning rate: constant or cosine.")] = "cosine",
     preprocess: Annotated[str, typer.Option(help="unit, center or standardize.")] = "center",
     seed: Annotated[int, typer.Option(help="Of the split, of the order of the rows, and of the search.")] = 0,
-    val: Annotated[int | None, typer.Option(help="Validation rows.", show_default="one sixth")] = None,
+    label: Label = None,
+    resize: Resize = None,
+    group: Group = None,
+    test: Test = None,
+    val: Val = None,
     objective: Annotated[str, typer.Option(help="val_loss or val_accuracy.")] = "val_loss",
     minutes: Annotated[float | None, typer.Option(help="Time budget.", show_default="none")] = None,
     lanes: Annotated[int | None, typer.Option(help="Most trials in one fit.", show_default="16, or what fits")] = None,
@@ -45,11 +49,13 @@ def tune(
         import tuning
         from tfsoftmax import data as datasets
         from tuning.space import parse_space
-    config = RunConfig(epochs=epochs, schedule=schedule, val=val)
+    split = {"val": rows("--val", val), "test": rows("--test", test)}
+    config = RunConfig(epochs=epochs, schedule=schedule, **split)
     wanted = parse_space(space) if space else None
-    rows = datasets.load(data, batch_size=batch_size, val=val, seed=seed, preprocess=preprocess)
+    options = {"label": label, "resize": resize, "group": group}
+    read = datasets.load(data, **options, **split, batch_size=batch_size, seed=seed, preprocess=preprocess)
     found = tuning.search(
-        rows,
+        read,
         out,
         config=config,
         space=wanted,
