@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 import numbers
-import operator
 import reprlib
 import types
 import typing
@@ -80,7 +79,7 @@ def _plain(value: Any, kind: type) -> Any:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral if kind is int else numbers.Real):
         return None
     try:
-        return operator.index(value) if kind is int else float(value)
+        return kind(value)
     except OverflowError:
         return None
 
@@ -117,8 +116,8 @@ def typed(name: str, value: Any, hint: Any) -> Any:
             raise InputError(f"{name} has no {missing[0]!r}")
         inner = _hints(hint)
         return {key: typed(f"{name}.{key}", one, inner[key]) if key in inner else one for key, one in value.items()}
-    outer, inner = typing.get_origin(hint), typing.get_args(hint)
-    return _inside(name, value, outer, inner) if outer else value
+    outer = typing.get_origin(hint)
+    return _inside(name, value, outer, typing.get_args(hint)) if outer else value
 
 
 def _inside(name: str, value: Any, outer: Any, inner: tuple[Any, ...]) -> Any:
@@ -160,5 +159,5 @@ def _hints(owner: Any) -> dict[str, Any]:
 
 def typed_fields(made: Any) -> None:
     """Replace the fields of a frozen dataclass by what :func:`typed` returns for them and their hints."""
-    for name, hint in _hints(type(made)).items():
+    for name, hint in _hints(made.__class__).items():
         object.__setattr__(made, name, typed(name, getattr(made, name), hint))

@@ -18,7 +18,7 @@ def _memory() -> BinaryIO:
     """A file that needs no writable folder, where the system has such."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("stderr"), "w+b")
-    return tempfile.TemporaryFile()  # type: ignore[return-value]
+    return tempfile.TemporaryFile()
 
 
 @contextlib.contextmanager

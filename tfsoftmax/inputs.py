@@ -111,7 +111,7 @@ def _upright(image: Image) -> Image:
         8: Transpose.ROTATE_90,
     }
     try:
-        turn = turns.get(image.getexif().get(ExifTags.Base.Orientation))
+        turn = turns.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # as above
         turn = None
     return image if turn is None else image.transpose(turn)

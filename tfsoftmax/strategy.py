@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import IO, TypeGuard, cast
 
 import tfsoftmax._tensorflow  # noqa: F401 - before TensorFlow
 
@@ -22,7 +23,6 @@ from tfsoftmax._checks import one_of
 from tfsoftmax._private import COLLECTIVES_ABORTED
 from tfsoftmax.errors import InputError, TrainingError, WorkerLost
 
-Strategy = tf.distribute.Strategy
 # what TensorFlow raises in a collective operation whose other side is gone
 _GONE = (
     tf.errors.AbortedError,
@@ -32,7 +32,7 @@ _GONE = (
 )
 
 
-def _auto() -> Strategy | None:
+def _auto() -> tf.distribute.Strategy | None:
     """What is there: several workers, a TPU, several GPUs, else one device."""
     if len(_addresses()) > 1:
         return _multiworker()
@@ -56,13 +56,13 @@ def _gpu() -> None:
     tf.config.set_visible_devices(gpus[:1], "GPU")
 
 
-def _mirrored() -> Strategy:
+def _mirrored() -> tf.distribute.Strategy:
     """All GPUs of this machine; without any, all logical CPU devices."""
     kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
     return tf.distribute.MirroredStrategy([device.name for device in tf.config.list_logical_devices(kind)])
 
 
-def _multiworker() -> Strategy:
+def _multiworker() -> tf.distribute.Strategy:
     """One process a machine, all its GPUs; the processes are those of ``TF_CONFIG`` or of the Slurm step."""
     if not _addresses():
         raise InputError("strategy 'multiworker' needs TF_CONFIG with the addresses of the workers, or a step of Slurm")
@@ -76,7 +76,7 @@ def _multiworker() -> Strategy:
     return tf.distribute.MultiWorkerMirroredStrategy()
 
 
-def _tpu() -> Strategy:
+def _tpu() -> tf.distribute.Strategy:
     """All cores of the TPU that this machine, or the variable ``TPU_NAME``, has."""
     name = os.environ.get("TPU_NAME", "local")
     try:
@@ -88,7 +88,7 @@ def _tpu() -> Strategy:
     return tf.distribute.TPUStrategy(resolver)
 
 
-STRATEGIES: dict[str, Callable[[], Strategy | None]] = {
+STRATEGIES: dict[str, Callable[[], tf.distribute.Strategy | None]] = {
     "auto": _auto,
     "cpu": _cpu,
     "gpu": _gpu,
@@ -136,7 +136,7 @@ def again(timeout: float = 300, once: str | None = None) -> Iterator[float]:
         os.execve(sys.executable, arguments, {**os.environ, "TFSOFTMAX_WAIT_UNTIL": str(until)})
 
 
-def opened(name: str, timeout: float = 300) -> Strategy | None:
+def opened(name: str, timeout: float = 300) -> tf.distribute.Strategy | None:
     """Open the strategy ``name``; None is one device. To be called before TensorFlow has run anything.
 
     Several workers wait for each other. Where some do not come within ``timeout`` seconds, this process ends with an
@@ -173,19 +173,19 @@ def _ending(timeout: float, message: str) -> Iterator[None]:
     """
     say = "import sys\nif sys.stdin.readline(): sys.exit(sys.argv[1])"
     with subprocess.Popen([sys.executable, "-S", "-c", say, message], stdin=subprocess.PIPE) as speaker:
-        faulthandler.dump_traceback_later(timeout, exit=True, file=speaker.stdin)
+        faulthandler.dump_traceback_later(timeout, exit=True, file=cast(IO[bytes], speaker.stdin))
         try:
             yield
         finally:
             faulthandler.cancel_dump_traceback_later()
 
 
-def several(strategy: Strategy | None) -> bool:
+def several(strategy: tf.distribute.Strategy | None) -> TypeGuard[tf.distribute.MultiWorkerMirroredStrategy]:
     """Whether the strategy has workers in several processes."""
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and len(_addresses()) > 1
 
 
-def chief(strategy: Strategy | None) -> bool:
+def chief(strategy: tf.distribute.Strategy | None) -> bool:
     """Whether this process is the one that writes files."""
     if not several(strategy):
         return True
@@ -193,7 +193,7 @@ def chief(strategy: Strategy | None) -> bool:
     return resolver.task_type == "chief" or (resolver.task_id == 0 and "chief" not in resolver.cluster_spec().jobs)
 
 
-def agree(strategy: Strategy | None, value: int, text: str) -> None:
+def agree(strategy: tf.distribute.Strategy | None, value: int, text: str) -> None:
     """Wait for all workers and see that each has the same ``value`` of at least 0, of 31 bits.
 
     Raises:
@@ -207,7 +207,7 @@ def agree(strategy: Strategy | None, value: int, text: str) -> None:
 
 
 @contextlib.contextmanager
-def together(strategy: Strategy | None) -> Iterator[None]:
+def together(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
     """All workers come out of the block, or none: where one cannot begin, the others raise InputError."""
     try:
         yield

@@ -124,7 +124,7 @@ class Lanes:
         train: Rows,
         val: Rows | None,
     ):
-        self.rows = {"train": train, "val": val}
+        self.train, self.val = train, val
         self.device = "GPU:0" if tf.config.list_logical_devices("GPU") else "CPU:0"
         kernel = np.stack([kernel.T for kernel, _ in weights], axis=1)
         bias = np.stack([bias for _, bias in weights], axis=1)
@@ -145,7 +145,7 @@ class Lanes:
             ``loss``, ``accuracy`` and with validation ``val_loss``, ``val_accuracy`` as Keras names and computes them,
             each float32 ``(K,)``.
         """
-        train, val = self.rows["train"], self.rows["val"]
+        train, val = self.train, self.val
         with tf.device(self.device):
             self.state, logs = _train(
                 *train.tensors(self.device), train.order(epoch), self.state, self.hyper, tf.constant(self.step),

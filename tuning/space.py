@@ -175,7 +175,7 @@ class SoftmaxHyperModel(keras_tuner.HyperModel):
     def __init__(self, data: Data, config: RunConfig | None = None, space: Space | None = None):
         super().__init__()
         self.config = RunConfig() if config is None else config
-        self.space = {"lr": around(curvature(data).bound)} if space is None else space
+        self.space: Space = {"lr": around(curvature(data).bound)} if space is None else space
         check_space(self.space)
         self._data = {(data.settings["batch_size"], data.settings["preprocess"]): data}
         self._first = data

@@ -24,7 +24,7 @@ class LiveTable:
         self._names, self._objective, self._shown = list(hypermodel.space), objective, shown
         self._epochs = hypermodel.config.epochs
         self._rows: dict[str, dict[str, Any]] = {}
-        self._live = None
+        self._live: Any = None
         self._drawn = 0.0
         if shown and sys.stderr.isatty():
             from rich.console import Console
@@ -41,7 +41,7 @@ class LiveTable:
         if self._live:
             self._live.stop()
 
-    def epoch(self, trial: Any, epoch: int, logs: dict[str, float] | None) -> None:
+    def epoch(self, trial: Any, epoch: int, logs: dict[str, float]) -> None:
         """A trial has ended an epoch."""
         self._rows[trial.trial_id] = {"values": trial.hyperparameters.values, "state": f"epoch {epoch + 1}", **logs}
         if self._live and time.monotonic() - self._drawn > 0.2:

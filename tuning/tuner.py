@@ -265,7 +265,7 @@ class LaneTuner(keras_tuner.Tuner):
         elif isinstance(call, str):
             _log.warning("trial %s is trained by itself: %s", trials[0].trial_id, call)
         else:
-            self._results |= self._train(members)
+            self._results |= self._train(trials, [call for _, call in members if isinstance(call, Call)])
             lasting = time.monotonic() <= self._end  # cut short by the time budget: a search with time finds more
         found: dict[str, Any] = {"results": {}, "reported": {}, "space": {}}
         for trial in trials:
@@ -297,9 +297,8 @@ class LaneTuner(keras_tuner.Tuner):
             if trial.status != "COMPLETED":
                 self._results[trial.trial_id] = trial.message
 
-    def _train(self, members: list[tuple[Any, Call]]) -> dict[str, list[group.History] | str]:
+    def _train(self, trials: list[Any], calls: list[Call]) -> dict[str, list[group.History] | str]:
         """Train a group of lanes: for each trial its histories, one an execution, or why it failed."""
-        trials, calls = [trial for trial, _ in members], [call for _, call in members]
         known = ["loss", "accuracy", *(["val_loss", "val_accuracy"] if calls[0].val is not None else [])]
         objective = self.oracle.objective
         for name in getattr(objective, "name_to_direction", [objective.name]):

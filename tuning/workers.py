@@ -88,7 +88,8 @@ def watch(oracle: Any, timeout: float) -> None:
         return get_trial(trial_id)
 
     def look() -> None:
-        while not time.sleep(_BEAT_SECONDS):
+        while True:
+            time.sleep(_BEAT_SECONDS)
             _reclaim(oracle, heard, timeout)
 
     oracle.create_trial, oracle.get_trial = create, get

@@ -127,7 +127,7 @@ def _write_onnx_int8(linear: Linear, folder: Path) -> None:
         constants |= {"zero": np.float32(128)}
         prepared = "x = Identity(flat)"
         if not linear.folded:
-            constants |= {"offset": np.float32(spec.offset), "scale": np.float32(spec.scale)}
+            constants |= {name: np.asarray(getattr(spec, name), np.float32) for name in ("offset", "scale")}
             prepared = "centred = Sub(flat, offset)\nx = Mul(centred, scale)"
         product = f"""
             raw = Cast<to=1>({spec.input_name})

@@ -223,5 +223,5 @@ def read(folder: Path, spec: ModelSpec) -> Any:
         answers["label"] = np.array([label.decode() for label in answers["label"]], object)
         return answers
 
-    answer.keeps = loaded  # the signature alone does not hold the variables
+    answer.__dict__["keeps"] = loaded  # the signature alone does not hold the variables
     return answer

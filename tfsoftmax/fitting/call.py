@@ -180,10 +180,7 @@ def _unread(dataset: Any) -> Any:
 
 def declared(name: str) -> Callable[..., Any]:
     """``keras.Model.NAME`` as Keras declares it, whoever has put a wrapper around it since."""
-    declaration: Callable[..., Any] = next(
-        vars(kind)[name] for kind in reversed(keras.Model.__mro__) if name in vars(kind)
-    )
-    return declaration
+    return next(vars(kind)[name] for kind in reversed(keras.Model.__mro__) if name in vars(kind))
 
 
 def bound(name: str, model: keras.Model, args: Any, kwargs: Any) -> dict[str, Any]:

@@ -47,7 +47,6 @@ class CompiledFunctions:
     def stream(self, iterator: tf.data.Iterator, count: int) -> dict[str, tf.Tensor]:
         """Run the next ``count`` batches of a stream, or those that are left; StopIteration if none is."""
         try:
-            logs: dict[str, tf.Tensor]
             done, logs = self._stream(iterator, tf.constant(count))
         except tf.errors.InvalidArgumentError as error:
             raise wrong_label(error, self.model.layers[1].units) from error
@@ -93,8 +92,7 @@ class CompiledFunctions:
         return self._metrics()
 
     def _metrics(self) -> dict[str, tf.Tensor]:
-        logs: dict[str, tf.Tensor] = self.model.get_metrics_result()
-        return logs
+        return self.model.get_metrics_result()
 
     def _step(self, x: tf.Tensor | Sparse, y: tf.Tensor, weight: tf.Tensor | None) -> None:
         """One batch: Keras's own loss, metrics and optimizer around our product."""

@@ -125,8 +125,7 @@ class _Epochs:
         def function(iterator: Any) -> dict[str, tf.Tensor]:
             of_call = isinstance(iterator, (Unread, tf.data.Iterator, tf.distribute.DistributedIterator))
             if self.call is None or self.call.why or not of_call:  # also train_on_batch and test_on_batch
-                logs: dict[str, tf.Tensor] = keras_way(iterator)
-                return logs
+                return keras_way(iterator)
             return self.call.run(kind, functions, iterator)
 
         setattr(model, name, function)
@@ -134,8 +133,7 @@ class _Epochs:
     def metrics(self) -> dict[str, tf.Tensor]:
         """What the last step found: Keras asks again, and each variable would go through the network."""
         if self.call is None or self.call.why:
-            logs: dict[str, tf.Tensor] = type(self.model).get_metrics_result(self.model)
-            return logs
+            return type(self.model).get_metrics_result(self.model)
         return self.call.logs
 
     def build(self, keras_way: Callable[..., None], **batch: Any) -> None:

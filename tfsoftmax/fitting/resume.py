@@ -91,7 +91,7 @@ class Resume(keras.callbacks.Callback):
                 self._state = read(self.path)
             self._made = self._signature()
             if self._state is not None:
-                self._check(epochs)
+                self._check(self._state, epochs)
         agree(
             strategy,
             0 if self._state is None else self._state["epoch"],
@@ -105,18 +105,18 @@ class Resume(keras.callbacks.Callback):
         self.epoch = self._state["epoch"]
         return epochs if self._state["stopped"] else self.epoch
 
-    def _check(self, epochs: int) -> None:
+    def _check(self, state: dict[str, Any], epochs: int) -> None:
         """Refuse a state of another fit."""
-        made, now = _flat(self._state["made"]), _flat(self._made)
+        made, now = _flat(state["made"]), _flat(self._made)
         for name in (*made, *now):
             if made.get(name) != now.get(name):
                 raise InputError(
                     f"the state {str(self.path)!r} is of another fit: its {name} is {made.get(name)!r}, "
                     f"not {now.get(name)!r}; delete it to begin anew"
                 )
-        if self._state["epoch"] > epochs:
+        if state["epoch"] > epochs:
             raise InputError(
-                f"the state {str(self.path)!r} is of a fit of {self._state['epoch']} epochs, and {epochs} are asked; "
+                f"the state {str(self.path)!r} is of a fit of {state['epoch']} epochs, and {epochs} are asked; "
                 "delete it to begin anew"
             )
 
@@ -217,7 +217,7 @@ class Resume(keras.callbacks.Callback):
 
 def write(path: Path, state: dict[str, Any]) -> None:
     """Write a state: JSON values, and arrays anywhere among them. The file that was there becomes ``PATH.before``."""
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
 
     def plain(value: Any) -> Any:
         if isinstance(value, np.generic):
@@ -241,7 +241,7 @@ def read(path: Path) -> dict[str, Any] | None:
     Raises:
         InputError: there are files and none is whole.
     """
-    damaged = []
+    damaged: list[str] = []
     for file in (path, before(path)):
         try:
             content = file.read_bytes()

@@ -55,8 +55,7 @@ class Run:
     @functools.cached_property
     def spec(self) -> ModelSpec:
         """What the model takes and gives."""
-        spec: ModelSpec = ModelSpec.load(self.folder / "spec.json", "model specification")
-        return spec
+        return ModelSpec.load(self.folder / "spec.json", "model specification")
 
     @functools.cached_property
     def metrics(self) -> dict[str, Any]:

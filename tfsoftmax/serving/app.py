@@ -186,10 +186,10 @@ def create_app(settings: Settings) -> ASGIApp:
     gate, models = Gate(settings), Models(settings)
     handlers = Handlers(models, gate)
 
-    def route(pattern: str, function: Callable, **options: Any) -> Endpoint:
+    def route(pattern: str, function: Callable[..., Any], **options: Any) -> Endpoint:
         return Endpoint(pattern, function, gate, **options)
 
-    def post(pattern: str, verb: str, function: Callable, *arguments: Any) -> Endpoint:
+    def post(pattern: str, verb: str, function: Callable[..., Any], *arguments: Any) -> Endpoint:
         return route(pattern, functools.partial(function, *arguments), methods=("POST",), verb=verb)
 
     def fixed(pattern: str, content: bytes, kind: bytes = JSON, *headers: tuple[bytes, bytes]) -> Endpoint:

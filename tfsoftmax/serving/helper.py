@@ -52,7 +52,7 @@ class Helper:
 
     def __init__(self, max_body: int, memory: int):
         self.max_body, self.memory = max_body, memory
-        self._process: Process | None = None
+        self._process: Any = None
         self._known: dict[str, Version] = {}  # what the process has been sent
         self._starting: asyncio.Task[Process] | None = None
         self._turn = asyncio.Lock()
@@ -104,7 +104,7 @@ class Helper:
 
     async def _start(self) -> Process:
         path = os.pathsep.join(part or os.getcwd() for part in sys.path)
-        process = await asyncio.create_subprocess_exec(
+        process: Any = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tfsoftmax.serving.helper", str(self.max_body), str(self.memory)),
             stdin=PIPE,
             stdout=PIPE,
@@ -123,7 +123,7 @@ class Helper:
 
     async def _ask(
         self,
-        process: Process,
+        process: Any,
         function: Callable[..., Any],
         body: bytes,
         encoding: bytes,

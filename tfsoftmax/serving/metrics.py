@@ -76,7 +76,7 @@ def refused(model: str, versions: int) -> None:
     _refused.labels(model).set(versions)
 
 
-def forget(process: int) -> None:
+def forget(process: int | None) -> None:
     """Drop what a worker that has ended said of its present state."""
     multiprocess.mark_process_dead(process)
 

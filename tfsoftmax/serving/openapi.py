@@ -218,7 +218,7 @@ def _infer(version: Version, element: Schema, keyed: bool) -> Schema:
     classes = {"type": ["integer", "null"], "minimum": 0, "maximum": 2**62}
     chosen = parameters(binary_data=flag, classification=classes, shared_memory_region=null)
     outputs = _list(_object(named, chosen, more=True), 0, 4)
-    optional = {"id": {"type": ["string", "null"]}, "outputs": {"anyOf": [outputs, null]}}
+    optional: dict[str, Any] = {"id": {"type": ["string", "null"]}, "outputs": {"anyOf": [outputs, null]}}
     inputs = listed if spec.columns else _list(tensor, 1, 1)
     request = _object({"inputs": inputs}, optional | parameters(binary_data_output=flag), more=True)
     output = _object({"name": _TEXT, "datatype": _TEXT, "shape": _list(_WHOLE)}, {"data": _list({}), **parameters()})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -247,7 +247,7 @@ def _raw(request: _Request, tail: bytes, version: Version) -> np.ndarray:
     if size is None:
         if not given or tail:
             raise InputError(f"input {item.name!r} needs data, or parameters.binary_data_size and bytes after the JSON")
-        return reader.data(item.data, shape[0])
+        return reader.data(cast(Raw, item.data), shape[0])
     wanted = math.prod(shape) * np.dtype(spec.dtype).itemsize
     if given:
         raise InputError(f"input {item.name!r} has data and binary_data_size: give one of the two")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import http
-from typing import Any
+from typing import Any, cast
 
 import httptools
-import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tfsoftmax.serving.wire import Reply
@@ -28,7 +27,7 @@ class Protocol(HttpToolsProtocol):
     - A server that stops drops no request.
     """
 
-    def __init__(self, config: uvicorn.Config, **options: Any):
+    def __init__(self, config: Any, **options: Any):
         super().__init__(config, **options)
         self.head_timeout: float = config.head_timeout
         self._head = 0  # bytes of a head that is not complete
@@ -38,7 +37,7 @@ class Protocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._deadline = 0.0  # of an ended connection
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: Any) -> None:
         """A new connection: its first head has to come in time."""
         super().connection_made(transport)
         self._timer = self.loop.call_later(self.head_timeout, self._too_slow)
@@ -74,7 +73,7 @@ class Protocol(HttpToolsProtocol):
         self._head = 0
         self._stop_timer()
         super().on_headers_complete()
-        self.cycle.transport = _Answers(self, self.cycle)
+        self.cycle.transport = cast(Any, _Answers(self, self.cycle))
         if self._stopping:
             self.cycle.keep_alive = False
 

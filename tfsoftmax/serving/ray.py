@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 from ray import serve
 from starlette.types import ASGIApp
 
@@ -21,4 +23,4 @@ class Softmax:
     """One replica. Replicas and autoscaling are set by Ray Serve's own config, or by ``Softmax.options``."""
 
 
-app = Softmax.bind()
+app = cast(Any, Softmax).bind()

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -41,10 +41,8 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take what waits, then stop as uvicorn does: answers under way first."""
-        loop, config = asyncio.get_running_loop(), self.config
-        make = functools.partial(
-            config.http_protocol_class, config, server_state=self.server_state, app_state=self.lifespan.state
-        )
+        loop, protocol = asyncio.get_running_loop(), cast(Any, self.config.http_protocol_class)
+        make = functools.partial(protocol, self.config, server_state=self.server_state, app_state=self.lifespan.state)
         for listener in sockets or ():
             with contextlib.suppress(BlockingIOError):
                 while True:
@@ -110,7 +108,7 @@ def _protocol() -> Any:
 
 def _serve(app: ASGIApp, settings: Settings, listener: socket.socket, begun: Callable[[], None] = lambda: None) -> None:
     """Serve in this process until a signal; ``begun`` is called once none can be missed."""
-    config = uvicorn.Config(
+    config: Any = uvicorn.Config(
         app,
         http=_protocol(),
         ws="none",
@@ -141,7 +139,8 @@ def _work(settings: Settings, listener: socket.socket) -> None:
     """A worker process: ends on a signal, or with its parent."""
 
     def follow() -> None:
-        multiprocessing.parent_process().join()
+        if parent := multiprocessing.parent_process():
+            parent.join()
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=follow, daemon=True).start()

@@ -55,12 +55,12 @@ class Reader:
         for size in reversed(shape):
             row = Annotated[list[row], Meta(min_length=size, max_length=size)]
         # an instance's keys are the names of inputs: one that is not known is a mistake; others are let pass
-        named = _optional("Named", {name: row | Picture, "b64": str}, base=Example, forbid_unknown_fields=True)
+        named: Any = _optional("Named", {name: row | Picture, "b64": str}, base=Example, forbid_unknown_fields=True)
         column = Annotated[list[row | Picture], some]
         columns = msgspec.defstruct("Columns", [(name, column)], forbid_unknown_fields=True)
         instances = Annotated[list[row | named], some]
         predict = _optional("Predict", {"instances": instances, "inputs": column | columns, "signature_name": str})
-        example = msgspec.defstruct("Example", [(name, Raw | UnsetType, UNSET)], forbid_unknown_fields=True)
+        example: Any = msgspec.defstruct("Example", [(name, Raw | UnsetType, UNSET)], forbid_unknown_fields=True)
         examples = {"examples": Annotated[list[example], some], "context": example, "signature_name": str}
         self.predict = msgspec.json.Decoder(predict)
         self.classify = msgspec.json.Decoder(_optional("Classify", examples))
@@ -103,7 +103,7 @@ class Reader:
             raise InputError(f"data has shape {found} and shape says {said}")
         return array
 
-    def one_by_one(self, rows: Raw, decoder: msgspec.json.Decoder, place: str) -> Iterator[Any]:
+    def one_by_one(self, rows: Raw, decoder: msgspec.json.Decoder[Any], place: str) -> Iterator[Any]:
         """Decode the items of a list; ``place`` is where the list stands, for errors."""
         for i, text in enumerate(decode(self._each, rows, place)):
             yield decode(decoder, text, f"{place}[{i}]")
@@ -162,7 +162,7 @@ def given(raw: Raw | UnsetType) -> bool:
     return raw is not UNSET and bytes(memoryview(raw)[:4]) != b"null"
 
 
-def decode(decoder: msgspec.json.Decoder, body: bytes | Raw, place: str = "") -> Any:
+def decode(decoder: msgspec.json.Decoder[Any], body: bytes | Raw, place: str = "") -> Any:
     """Decode JSON by type; InputError says where it does not fit, in a part of the body at ``place``."""
     try:
         return decoder.decode(body)
@@ -172,8 +172,8 @@ def decode(decoder: msgspec.json.Decoder, body: bytes | Raw, place: str = "") ->
             text = text.replace("`$", f"`$.{place}") if "`$" in text else f"{text} - at `$.{place}`"
         raise InputError(text) from error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        place = re.search(r"\(byte (\d+)\)", str(error))
-        at = int(place[1]) if place else 0
+        byte = re.search(r"\(byte (\d+)\)", str(error))
+        at = int(byte[1]) if byte else 0
         if number := _NOT_FINITE.match(body, max(0, at - 1)) or _NOT_FINITE.match(body, at):
             text = f"{number[0].decode()} at byte {number.start()} is no number of JSON: finite numbers are expected"
             raise InputError(text) from error

@@ -32,7 +32,9 @@ def predict(body: bytes, version: Version, convert: Convert, effort: Effort) -> 
     labels = [version.spec.classes[k] for k in class_id]
     if by_row:
         rows = zip(logits, probabilities, class_id, labels, strict=True)
-        answer = {"predictions": [{"logits": a, "probabilities": b, "class_id": c, "label": d} for a, b, c, d in rows]}
+        answer: dict[str, Any] = {
+            "predictions": [{"logits": a, "probabilities": b, "class_id": c, "label": d} for a, b, c, d in rows]
+        }
     else:
         columns = {"logits": logits, "probabilities": probabilities, "class_id": class_id, "label": labels}
         answer = {"outputs": columns}

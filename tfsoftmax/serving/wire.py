@@ -88,7 +88,7 @@ class Call:
     def __init__(self, scope: Scope, receive: Receive, gate: Gate):
         self.receive, self.gate = receive, gate
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.parameters: dict[str, str | None] = scope["path_params"]
+        self.parameters: dict[str, Any] = scope["path_params"]
         self.query: bytes = scope["query_string"]
         self.method: str = scope["method"]
         self.body_read = False
@@ -204,7 +204,7 @@ class Endpoint(BaseRoute):
     async def _reply(self, call: Call, scope: Scope) -> Reply:
         """What the function answers in time, or the error that says why not. Raises ConnectionResetError."""
         expired = False
-        task = asyncio.current_task()
+        task: Any = asyncio.current_task()
 
         def expire() -> None:
             nonlocal expired
@@ -216,7 +216,7 @@ class Endpoint(BaseRoute):
             if self.gate.keys and not self.open:
                 self.gate.check_key(call.headers)
             reply = await self.function(call)
-            return Reply(reply) if type(reply) is bytes else reply
+            return Reply(reply) if isinstance(reply, bytes) else reply
         except Refused as error:
             return Reply.error(error.status, str(error), *error.headers)
         except InputError as error:
