@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,15 @@ def write_bytes(path: Path, content: bytes, before: Path | None = None) -> None:
     except OSError:
         aside.unlink(missing_ok=True)
         raise
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]], header: Sequence[str] = ()) -> None:
+    """Write ``rows`` below the names of the first one's columns, or below ``header`` if there are no rows."""
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, list(rows[0]) if rows else header, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:

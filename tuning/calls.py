@@ -1,4 +1,4 @@
-"""What each trial asks of ``model.fit``, found out without training."""
+"""How each trial calls ``model.fit``, found out without training."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tfsoftmax.fitting.call import declared
 from tuning.lanes import Lane, lane_of
 
 _FIT = inspect.signature(declared("fit"))
-# arguments of fit that lanes know; all others must have their defaults
+# arguments of fit that lanes support; all others must have their defaults
 _KNOWN = {"self", "x", "epochs", "initial_epoch", "validation_data", "verbose", "shuffle"}
 _EPOCHS = {"epochs": 1, "initial_epoch": 0}  # and Keras's defaults
 
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """The one ``model.fit`` of a trial, as its hypermodel asked for it."""
+    """The one call of ``model.fit`` in a trial."""
 
     model: keras.Model
     lane: Lane
@@ -35,7 +35,7 @@ class Call:
     initial_epoch: int
 
     def key(self, executions: int) -> dict[str, Any]:
-        """What trials must have in common to be lanes of one fit; the same on another day."""
+        """What trials must have in common to be lanes of one fit; the same in every process."""
 
         def facts(rows: Rows | None) -> Any:
             if rows is None:
@@ -59,25 +59,25 @@ def call_of(
     fit_kwargs: Any,
     max_model_size: int | None = None,
 ) -> Call | str:
-    """What the hypermodel would call ``model.fit`` with, or why the trial cannot be a lane.
+    """The call of ``model.fit`` that the hypermodel would make, or why the trial cannot be a lane.
 
     Args:
         trial: the trial.
-        hypermodel: its ``fit`` is called, with a model whose ``fit`` only takes notes.
-        build: makes the model.
-        fit_args: what ``search`` was called with.
-        fit_kwargs: the same, by name.
-        max_model_size: most parameters that a model may have.
+        hypermodel: its ``fit`` is called, with a model whose ``fit`` only records its arguments.
+        build: builds the model.
+        fit_args: the arguments of ``search``.
+        fit_kwargs: its keyword arguments.
+        max_model_size: largest number of parameters that a model may have.
 
     Raises:
-        keras_tuner.errors.FailedTrialError: the model has more; KerasTuner's own check passes over a model that is not
-            built until it is fitted.
+        keras_tuner.errors.FailedTrialError: the model has more; KerasTuner's own check skips a model that is not
+            built before it is fitted.
     """
     try:
         return _call_of(trial, hypermodel, build, fit_args, fit_kwargs, max_model_size)
     except keras_tuner.errors.FailedTrialError:
         raise
-    except Exception as error:  # whatever it is, it comes again when the trial is run by itself, and is kept there
+    except Exception as error:  # it is raised again, and recorded, when the trial is run alone
         return f"{type(error).__name__}: {error}"
 
 
@@ -94,7 +94,7 @@ def _call_of(
     model.fit = fit
     returned = hypermodel.fit(trial.hyperparameters, model, *fit_args, **for_trial(trial, fit_kwargs))
     if returned is not history or len(calls) != 1:
-        return "the hypermodel's fit does more than to return model.fit(…)"
+        return "the hypermodel's fit does more than return model.fit(…)"
     arguments = {name: value for name, value in calls[0].items() if value is not _FIT.parameters[name].default}
     if not arguments.get("callbacks"):
         arguments.pop("callbacks", None)
@@ -107,7 +107,7 @@ def _call_of(
     if unknown := [name for name in arguments if name not in _KNOWN]:
         return f"fit is called with {', '.join(unknown)}"
     if train is None or (val is None and arguments.get("validation_data") is not None):
-        return "the rows are not in memory: give data.train and data.val"
+        return "the rows are not in memory: pass data.train and data.val"
     lane = lane_of(model)
     if isinstance(lane, str):
         return lane
@@ -123,7 +123,7 @@ def _call_of(
 
 
 def for_trial(trial: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of fit, with the epochs that Hyperband gives to a trial."""
+    """The arguments of fit, with the epochs that Hyperband assigns to the trial."""
     values = trial.hyperparameters.values
     if "tuner/epochs" not in values:
         return kwargs

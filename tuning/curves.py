@@ -1,4 +1,4 @@
-"""learning_curves.png: validation loss by epoch for each learning rate, and what each learning rate came to."""
+"""learning_curves.png: validation loss by epoch for each learning rate, and the result of each learning rate."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _GREEN, _GREY = "#0b6e4f", "#5f6b73"
 
 
 def draw(path: Path, tuner: Any, objective: str, curvature: Curvature) -> None:
-    """Draw the curves of all trials that ended, by their learning rate, with the curvature bound in both panels.
+    """Draw the curves of all completed trials, coloured by learning rate, with the curvature bound in both panels.
 
     Args:
         path: PNG file to write.
         tuner: a :class:`~tuning.tuner.LaneTuner` after its search.
-        objective: what the right panel shows.
-        curvature: gives the learning rates that are marked.
+        objective: the metric in the right panel.
+        curvature: has the learning rates that are marked.
     """
     import matplotlib
 
@@ -46,7 +46,7 @@ def draw(path: Path, tuner: Any, objective: str, curvature: Curvature) -> None:
     left.set_ylim(lowest * 0.98, lowest * 1.6 if lowest else 1.0)
     left.set_xlabel("epoch")
     left.set_ylabel("validation loss")
-    left.set_title("one curve a trial", loc="left")
+    left.set_title("one curve per trial", loc="left")
     bar = figure.colorbar(plt.cm.ScalarMappable(norm, colours), ax=left, label="learning rate")
     scores = [trial.score for _, _, trial in curves]
     right.semilogx(rates, scores, "o", color=_GREEN, markersize=5)
@@ -61,7 +61,7 @@ def draw(path: Path, tuner: Any, objective: str, curvature: Curvature) -> None:
         right.axvline(rate, color=_GREY, linestyle=style, label=f"{name} = {rate:.3g}")
     right.set_xlabel("learning rate")
     right.set_ylabel(f"{objective.replace('_', ' ')} at the best epoch")
-    right.set_title("what each learning rate came to", loc="left")
+    right.set_title("result of each learning rate", loc="left")
     right.legend(title="curvature bound")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)

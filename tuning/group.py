@@ -23,14 +23,14 @@ History = dict[str, list[float]]
 
 @dataclasses.dataclass
 class Trained:
-    """What came of one lane.
+    """The result of one lane.
 
     Args:
-        model: the model of its first execution; holds the weights of the best epoch.
+        model: the model of its first execution; it is saved with the weights of the best epoch.
         value: the objective's value in the best epoch.
         weights: kernel and bias of that epoch.
         histories: metrics by epoch, by the names that Keras uses; one per execution.
-        failed: why it failed; empty if it has not.
+        failed: why it failed; empty if it did not.
     """
 
     model: Any
@@ -40,7 +40,7 @@ class Trained:
     failed: str = ""
 
     def epoch(self, epoch: int, logs: dict[str, float], objective: Any, weights: tuple[np.ndarray, np.ndarray]) -> None:
-        """Take down what an epoch ended with."""
+        """Record the figures of an epoch."""
         if wrong := [name for name, value in logs.items() if not math.isfinite(value)]:
             self.failed = f"diverged: {wrong[0]} is {logs[wrong[0]]} in epoch {epoch + 1}"
             return
@@ -55,7 +55,7 @@ class Trained:
         model.layers[1].set_weights(self.weights)
         model.optimizer.build(model.trainable_variables)
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        # HDF5 does not survive a disk that is full: it ends the process
+        # HDF5 ends the process when the disk is full
         if shutil.disk_usage(checkpoint.parent).free < 2**20 + 4 * 4 * model.count_params():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(checkpoint))
         aside = checkpoint.with_name(f".{checkpoint.name}")
@@ -78,12 +78,12 @@ def train(
     """Train a group of lanes.
 
     Args:
-        calls: their fits, which agree in all but the lane.
-        objective: KerasTuner's, which says what epoch is the best.
-        executions: how many times each is trained, on a new model each.
-        build: a lane's number -> a new, built model for another execution.
-        epoch_ended: called with a lane's number, the epoch and its figures, unless the lane has diverged.
-        time_is_up: asked after each epoch.
+        calls: their fits, which differ in the lane only.
+        objective: KerasTuner's, which decides which epoch is best.
+        executions: how many times each is trained, each time on a new model.
+        build: lane number -> a new, built model for another execution.
+        epoch_ended: called with lane number, epoch and figures, unless the lane has diverged.
+        time_is_up: called after each epoch.
     """
     worst = -math.inf if objective.direction == "max" else math.inf
     trained = [Trained(call.model, worst, call.model.layers[1].get_weights()) for call in calls]

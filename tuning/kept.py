@@ -1,4 +1,4 @@
-"""What a search keeps beside KerasTuner's files: which search it is, and the results of each group of trials."""
+"""What a search saves beside KerasTuner's files: which search it is, and the results of each group of trials."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class OtherSearch(InputError, RuntimeError):
 class Kept:
     """The folder ``lanes`` in the folder of a project: ``search.json``, and one file per group of trials.
 
-    KerasTuner writes its own files in place, and a kill tears them. These are renamed into place, and a search that is
-    begun again reads from them what has been trained.
+    KerasTuner writes its own files in place, so a kill can leave them incomplete. These are renamed into place, and a
+    search that is restarted reads from them what has been trained.
 
     Args:
         project: the project's folder.
@@ -36,7 +36,7 @@ class Kept:
         return self._note.exists()
 
     def check(self, oracle: keras_tuner.Oracle) -> dict[str, Any]:
-        """Returns what identifies the search of ``oracle``, with the seed that it began with here.
+        """Return what identifies the search of ``oracle``, with the seed that it started with here.
 
         Raises:
             OtherSearch: the folder holds a search with another kind of oracle or another objective.
@@ -51,10 +51,10 @@ class Kept:
                     f"{self._project!r} holds another search, with {name} {there.get(name)}, not {search[name]}; "
                     "choose another project_name, or pass `overwrite=True`"
                 )
-        return {**search, "seed": there.get("seed", oracle.seed)}  # an oracle without a seed draws one
+        return {**search, "seed": there.get("seed", oracle.seed)}  # an oracle without a seed draws a random one
 
     def begin(self, oracle: keras_tuner.Oracle) -> int:
-        """Note the search of ``oracle``, unless it is noted already; returns the seed that it began with.
+        """Record the search of ``oracle``, unless it is recorded already; return the seed that it started with.
 
         Raises:
             OtherSearch: as :meth:`check`.
@@ -66,16 +66,16 @@ class Kept:
         return search["seed"]
 
     def read(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """What :meth:`write` wrote for the same trials, values and fit; empty if there is no such group."""
+        """Return what :meth:`write` wrote for the same trials, values and fit; empty if nothing was written."""
         there = _read(self._file(asked))
         return there if all(there.get(name) == json.loads(json.dumps(asked[name])) for name in asked) else {}
 
     def write(self, asked: dict[str, Any], found: dict[str, Any]) -> None:
-        """Keep the results of a group.
+        """Save the results of a group.
 
         Args:
             asked: ``fit``, what the trials have in common, and ``trials``, the values of each.
-            found: what came of it.
+            found: the results.
         """
         write_text(self._file(asked), json.dumps({**asked, **found}, default=float) + "\n")
 

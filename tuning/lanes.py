@@ -1,8 +1,8 @@
-"""Lanes: softmax regressions that differ in how they are trained alone, all trained by one matrix product.
+"""Lanes: softmax regressions that differ only in how they are trained, all trained by one matrix product.
 
 ``K`` models of ``C`` classes that see the same rows in the same order are one model of ``K * C`` outputs: lanes share
 rows and no weights, so each lane has the gradient that it would have alone. Nothing is approximated; the product is
-only wider, and a wide product costs far less than ``K`` narrow ones.
+wider, and one wide product costs far less than ``K`` narrow ones.
 
 Kernels are kept transposed, ``(C, K, F)``: their gradient ``errorᵀ x`` comes out so, at full speed (see
 ``tfsoftmax.fitting.epochs``). Classes come before lanes, so that softmax runs over whole vectors of lanes.
@@ -36,8 +36,8 @@ class Lane:
 
 
 def lane_of(model: keras.Model) -> Lane | str:
-    """What lane this compiled model is, or why it cannot be one."""
-    if why := compilable.misfit(model):
+    """The lane that trains this compiled model, or why none can."""
+    if why := compilable.unsupported(model):
         return why
     if compilable.distributed(model):
         return "it is trained under a tf.distribute strategy"
@@ -78,9 +78,9 @@ def lane_of(model: keras.Model) -> Lane | str:
 
 
 def _compiled_otherwise(model: keras.Model) -> str:
-    """Why the settings of ``compile`` ask for what a lane does not compute or report; empty if they do not.
+    """Why a lane does not compute or report what ``compile`` was asked for; empty if it does.
 
-    ``jit_compile`` and ``steps_per_execution`` say how it is computed, not what.
+    ``jit_compile`` and ``steps_per_execution`` do not change results.
     """
     loss = model.loss
     if loss.reduction not in ("sum_over_batch_size", "mean", "mean_with_sample_weight") or loss.dtype != "float32":
@@ -95,7 +95,7 @@ def _compiled_otherwise(model: keras.Model) -> str:
     if metrics != [(keras.metrics.SparseCategoricalAccuracy, "accuracy")]:
         return f"its metrics are {', '.join(name for _, name in metrics)}, not just accuracy"
     settings = keras.Model.get_compile_config(model)
-    if not (settings["metrics"] or settings["weighted_metrics"]):  # Keras keeps those of a compile before
+    if not (settings["metrics"] or settings["weighted_metrics"]):  # Keras keeps those of an earlier compile
         return "it is compiled without metrics"
     if settings["loss_weights"] is not None:
         return f"its loss has the weights {settings['loss_weights']}"
@@ -103,7 +103,7 @@ def _compiled_otherwise(model: keras.Model) -> str:
 
 
 def lane_bytes(features: int, classes: int, batch_size: int) -> int:
-    """Memory that one lane more takes: kernels, velocities, gradient and copies; logits, probabilities, errors."""
+    """Bytes of memory per lane: kernels, velocities, gradient and copies; logits, probabilities, errors."""
     return 4 * (8 * (features + 1) * classes + 8 * batch_size * classes)
 
 
@@ -112,8 +112,8 @@ class Lanes:
 
     Args:
         lanes: how each is trained.
-        weights: kernel ``(F, C)`` and bias ``(C,)`` that each starts from.
-        train: rows to train on; their order in epoch ``e`` is that of ``e`` in any other fit on them.
+        weights: initial kernel ``(F, C)`` and bias ``(C,)`` of each.
+        train: rows to train on; their order in epoch ``e`` is the same as in any other fit.
         val: rows to validate on after each epoch; ``None``: no validation.
     """
 
@@ -183,7 +183,7 @@ def _train(
     spec: ModelSpec,
     uses: frozenset[str],
 ) -> tuple[tuple[tf.Tensor, ...], dict[str, tf.Tensor]]:
-    """One epoch: the state after it, and mean loss and accuracy of each lane over its rows, measured on the way."""
+    """One epoch: the state after it, and mean loss and accuracy of each lane over its rows, as they are trained on."""
 
     def step(i: tf.Tensor, count: int, state: Any, sums: Any) -> tuple[Any, Any]:
         kernel, bias, *velocity = state
@@ -263,7 +263,7 @@ def _losses(
     hyper: dict[str, tf.Tensor],
     uses: Any,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Mean loss ``(K,)``, rows that are right ``(K,)``, and softmax minus the labels asked for ``(rows, C * K)``."""
+    """Mean loss ``(K,)``, correct rows ``(K,)``, and softmax minus target ``(rows, C * K)``."""
     classes, lanes = bias.shape
     flat = tf.reshape(kernel, (classes * lanes, -1))
     logits = tf.reshape(tf.matmul(rows, flat, transpose_b=True), (-1, classes, lanes)) + bias
@@ -284,7 +284,7 @@ def _losses(
     loss = tf.reduce_mean(loss, axis=[0, 1])
     if "l2" in uses:
         loss += hyper["l2"] * tf.reduce_sum(kernel**2, axis=[0, 2])
-    # right as argmax is: of equal logits the first class counts
+    # as argmax: of equal logits the first class counts
     ahead = (shifted > of_label) | (tf.equal(shifted, of_label) & (index < true))
     right = tf.reduce_sum(tf.cast(~tf.reduce_any(ahead, axis=1), tf.float32), axis=0)
     error = exponentials / total - asked

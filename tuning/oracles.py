@@ -1,4 +1,4 @@
-"""Which trials a search tries: KerasTuner's oracles by name, and two of our own that give a round of trials at once."""
+"""Which trials a search runs: KerasTuner's oracles by name, and two of our own that issue rounds of trials."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _STEPS = 4  # values of a range that is crossed with others
 
 
 class _Listed(keras_tuner.Oracle):
-    """Trials that can be written down beforehand: ``rounds`` are functions that give the values of one round each.
+    """Trials that are known in advance: each of ``rounds`` is a function that returns the values of one round.
 
-    A round begins when all trials before it have ended. What it tries follows from those, so nothing needs to be
-    remembered beyond KerasTuner's own state.
+    A round starts when all trials before it have ended. Its values follow from their results, so no state is needed
+    beyond KerasTuner's own.
     """
 
     def __init__(self, objective: str, rounds: list[Callable[[], list[dict[str, Any]]]], seed: int | None = None):
-        # large learning rates may diverge one after the other, and that is a result
+        # large learning rates may diverge one after the other, which is a result
         super().__init__(objective, seed=seed, max_consecutive_failed_trials=10**9)
         self._rounds = rounds
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
-        """The next trial's values, or that there is none now, or none any more."""
+        """The values of the next trial, or that none is available yet, or that all are done."""
         begin = 0
         for values_of in self._rounds:
             if any(self.trials[past].status == "RUNNING" for past in list(self.trials)[:begin]):
@@ -44,7 +44,7 @@ class _Listed(keras_tuner.Oracle):
 class GridOracle(_Listed):
     """Every combination of the space's values; of a range, ``trials`` values in a constant ratio.
 
-    KerasTuner's ``GridSearchOracle`` gives one trial at a time, and does not resume.
+    KerasTuner's ``GridSearchOracle`` issues one trial at a time, and does not resume.
     """
 
     def __init__(self, objective: str, space: Space, trials: int, seed: int | None = None):
@@ -54,16 +54,16 @@ class GridOracle(_Listed):
 class SweepOracle(_Listed):
     """Learning rates over their range, crossed with the choices of the space; then finer ones around the best.
 
-    The second round stays with the best choices and tries ``refine`` trials with learning rates between the neighbours
+    The second round keeps the best choices and tries ``refine`` trials with learning rates between the neighbours
     of the best one, crossed with momentum, L2 and label smoothing where these are tuned (then at least one trial for
     each combination).
 
     Args:
         objective: as KerasTuner takes it.
         space: what is tuned.
-        trials: learning rates of the first round, if the space has a range of them.
+        trials: number of learning rates in the first round, if the space has a range of them.
         refine: trials of the second round; 0: none.
-        seed: of nothing here; kept with the search.
+        seed: not used; saved with the search.
     """
 
     def __init__(self, objective: str, space: Space, trials: int, refine: int, seed: int | None = None):
@@ -128,7 +128,7 @@ def _hyperband(objective: str, space: Space, trials: int, config: RunConfig, see
     )
 
 
-# name -> function of (objective, space, trials, fixed settings, seed of at least 1) that gives the oracle
+# name -> function of (objective, space, trials, fixed settings, seed of at least 1) that returns the oracle
 TUNERS: dict[str, Callable[..., keras_tuner.Oracle]] = {
     "sweep": _sweep,
     "grid": _grid,

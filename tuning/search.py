@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import functools
 import importlib.util
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from tfsoftmax._checks import number, one_of, typed
-from tfsoftmax._files import read_json, write_text
+from tfsoftmax._files import read_json, write_csv, write_text
 from tfsoftmax._folders import Kind, claim, locked
 from tfsoftmax.data import Data
 from tfsoftmax.errors import InputError, TrainingError
@@ -28,7 +27,7 @@ from tuning.table import LiveTable
 from tuning.tuner import LaneTuner
 
 OBJECTIVES = ("val_loss", "val_accuracy")
-# changes of these change the loss itself, so losses of different values do not compare
+# these are part of the loss, so losses with different values cannot be compared
 _IN_THE_LOSS = ("l2", "label_smoothing")
 
 
@@ -38,10 +37,10 @@ class Search:
 
     Args:
         folder: the tune folder: ``trials.csv``, ``best.json``, ``learning_curves.png``, ``search.json`` (what
-            was asked) and ``trials/`` (KerasTuner's project).
+            was requested) and ``trials/`` (KerasTuner's project).
         tuner: the tuner, with ``results_summary``, ``get_best_models`` and all else of KerasTuner.
         best: settings of the best trial, as ``train`` takes them.
-        trials: one row a trial, as in ``trials.csv``, in the order in which they were asked for.
+        trials: one row per trial, as in ``trials.csv``, in the order in which they were started.
         curvature: the curvature of the data, which the learning rates are centred on.
     """
 
@@ -66,15 +65,15 @@ def search(
     overwrite: bool = False,
     progress: bool = False,
 ) -> Search:
-    """Find settings of softmax regression for ``data``; the test split is not looked at.
+    """Find settings of softmax regression for ``data``; the test split is not used.
 
-    The same call goes on with a search that was killed, and ends as an undisturbed one does.
+    The same call continues a search that was killed, with the result of an uninterrupted one.
 
     Args:
         data: the data set; needs validation rows of its own.
         out: the tune folder.
-        config: what is not tuned; ``None``: cosine decay over 50 epochs. Data, split, batch size and preprocessing are
-            those of ``data``.
+        config: the settings that are not tuned; ``None``: cosine decay over 50 epochs. Data, split, batch size and
+            preprocessing are those of ``data``.
         space: what is tuned, see :class:`tuning.SoftmaxHyperModel`; ``None``: the learning rate, from a 32nd to 32
             times the curvature bound. A space without the learning rate keeps that of ``config``.
         tuner: a name in ``TUNERS``; ``"sweep"`` tries ``trials`` learning rates and half as many around the best.
@@ -83,11 +82,11 @@ def search(
         lanes: most trials in one compiled fit; ``None``: 16, or fewer where memory is short.
         minutes: time budget; trials in training at its end stop after their epoch and count with what they have.
         overwrite: replace a search that is there. Files in the folder that a search did not write stay.
-        progress: a live table on standard error on a terminal, a line a group of trials elsewhere.
+        progress: a live table on standard error on a terminal, one line per trial elsewhere.
 
     Raises:
         InputError: an argument out of range, a space that does not fit, a folder of another search.
-        TrainingError: no trial came to an end.
+        TrainingError: no trial finished.
     """
     config = RunConfig(epochs=50, schedule="cosine") if config is None else config
     bound = curvature(data)
@@ -98,9 +97,11 @@ def search(
     if minutes is not None:
         minutes = number("minutes", minutes, 0, open_low=True)
     if data.val is None or data.settings["val"] == "test":
-        raise InputError("tuning needs validation rows of its own: give val as a number of training rows, no refit")
+        raise InputError("tuning needs validation rows of its own: set val to a number of training rows, without refit")
     if objective == "val_loss" and (names := [name for name in _IN_THE_LOSS if name in space]):
-        raise InputError(f"{names[0]} is part of the loss, so losses do not compare: tune it by val_accuracy")
+        raise InputError(
+            f"{names[0]} is part of the loss, so losses do not compare: tune it with objective val_accuracy"
+        )
     if tuner == "bayesian" and importlib.util.find_spec("sklearn") is None:
         raise InputError("tuner 'bayesian' needs scikit-learn: pip install scikit-learn")
     noted = {**data.settings, **dict.fromkeys(OPTIONS), **data.options, "fingerprint": data.fingerprint}
@@ -127,12 +128,12 @@ def search(
             )
             lane_tuner.search(verbose=0)
         rows = _rows(lane_tuner, space)
-        _write_csv(folder / "trials.csv", rows)
+        write_csv(folder / "trials.csv", rows, header=["trial"])
         finished = [trial for trial in lane_tuner.oracle.get_best_trials(1) if trial.status == "COMPLETED"]
         if not finished:
-            raise TrainingError(f"no trial came to an end; {str(folder / 'trials.csv')!r} says why")
+            raise TrainingError(f"no trial finished; {str(folder / 'trials.csv')!r} says why")
         best = hypermodel.config_of(finished[0].hyperparameters)
-        if best.schedule == "constant":  # a cosine decay is good at its end only
+        if best.schedule == "constant":  # a cosine decay is only good at its end
             best = dataclasses.replace(best, epochs=finished[0].best_step + 1)
         write_text(folder / "best.json", best.to_json())
         curves.draw(folder / "learning_curves.png", lane_tuner, objective, bound)
@@ -140,7 +141,7 @@ def search(
 
 
 class _ShownTuner(LaneTuner):
-    """Tells a table of each epoch and each end of a trial."""
+    """Reports each epoch and the end of each trial to a table."""
 
     def __init__(self, *args: Any, table: LiveTable, **kwargs: Any):
         self._table = table
@@ -155,7 +156,7 @@ class _ShownTuner(LaneTuner):
 
 
 class _Asked(TypedDict):
-    """``search.json``: what was searched for."""
+    """``search.json``: what was requested."""
 
     config: dict[str, Any]
     space: dict[str, Any]
@@ -184,19 +185,19 @@ TUNE_FOLDER = Kind(
 
 
 def _same(folder: Path, asked: dict[str, Any], there: dict[str, Any]) -> None:
-    """Raise InputError unless the search that is there is the one that is asked for."""
+    """Raise InputError unless the search in the folder is the requested one."""
     others = differences(there["config"], RunConfig(**asked["config"]))
     wanted = json.loads(json.dumps(asked))
     others += [name for name in ("space", "tuner", "trials", "objective") if there[name] != wanted[name]]
     if others:
         raise InputError(
             f"{str(folder)!r} holds another search, with other {'; '.join(others)}; "
-            "choose another --out, or give --overwrite"
+            "choose another --out, or pass --overwrite"
         )
 
 
 def _rows(tuner: LaneTuner, space: Space) -> list[dict[str, Any]]:
-    """One row a trial: what it tried and what it had at its best epoch."""
+    """One row per trial: its values and its figures at the best epoch."""
     rows = []
     for trial in sorted(tuner.oracle.trials.values(), key=lambda trial: trial.trial_id):
         found = {name: trial.metrics.get_last_value(name) for name in trial.metrics.metrics}
@@ -214,14 +215,6 @@ def _rows(tuner: LaneTuner, space: Space) -> list[dict[str, Any]]:
         )
         rows[-1]["reason"] = rows[-1]["reason"][0] if rows[-1]["reason"] else None
     return rows
-
-
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    text = io.StringIO(newline="")
-    table = csv.DictWriter(text, list(rows[0]) if rows else ["trial"], lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    write_text(path, text.getvalue())
 
 
 @contextlib.contextmanager

@@ -69,10 +69,10 @@ HYPERPARAMETERS: dict[str, tuple[Callable[[str], Any], bool]] = {
 
 
 def parse_space(entries: Sequence[str]) -> Space:
-    """Read ``NAME=LOW:HIGH`` and ``NAME=VALUE,VALUE,…``, as the command line has them.
+    """Read ``NAME=LOW:HIGH`` and ``NAME=VALUE,VALUE,…``, as on the command line.
 
     Raises:
-        InputError: an unknown name, an empty or wrong range, a value that a run would not take.
+        InputError: an unknown name, an empty or wrong range, a value that a run would reject.
     """
     space: Space = {}
     for entry in entries:
@@ -80,12 +80,12 @@ def parse_space(entries: Sequence[str]) -> Space:
         name = name.replace("-", "_")
         one_of("a hyperparameter", name, HYPERPARAMETERS)
         if not equals or not text:
-            raise InputError(f"{entry!r} has no values; give {name}=VALUE,VALUE or, of some, {name}=LOW:HIGH")
+            raise InputError(f"{entry!r} has no values; write {name}=VALUE,VALUE or, where allowed, {name}=LOW:HIGH")
         read, ranges = HYPERPARAMETERS[name]
         low, colon, high = text.partition(":")
         try:
             if colon and not ranges:
-                raise InputError(f"{name} takes values with commas between, not a range")
+                raise InputError(f"{name} takes values separated by commas, not a range")
             values = Range(read(low), read(high)) if colon else tuple(read(value) for value in text.split(","))
         except InputError as error:
             raise InputError(f"{entry!r}: {error}") from error
@@ -95,16 +95,16 @@ def parse_space(entries: Sequence[str]) -> Space:
 
 
 def check_space(space: Space) -> None:
-    """Raise InputError unless all names are known and a run would take all values."""
+    """Raise InputError unless all names are known and a run accepts all values."""
     for name, values in space.items():
         one_of("a hyperparameter", name, HYPERPARAMETERS)
         if isinstance(values, Range):
             if not (0 < values.low < values.high < math.inf):
-                raise InputError(f"the range of {name} must rise from above 0, got {values.low:g} to {values.high:g}")
+                raise InputError(f"the range of {name} must be 0 < low < high, got {values.low:g} to {values.high:g}")
             if not HYPERPARAMETERS[name][1]:
                 raise InputError(f"{name} takes a tuple of values, not a range")
         elif not values or len(set(values)) < len(values):
-            raise InputError(f"the values of {name} must be different ones, at least one, got {values!r}")
+            raise InputError(f"the values of {name} must be distinct, and at least one, got {values!r}")
         for value in dataclasses.astuple(values) if isinstance(values, Range) else values:
             RunConfig(**{name: value})
 
@@ -113,9 +113,10 @@ def check_space(space: Space) -> None:
 class Curvature:
     """How fast the mean cross-entropy can bend, and the learning rates that follow.
 
-    With a column of ones for the bias, ``X̃`` being the preprocessed training rows, the Hessian of softmax regression is
-    at most ``½ X̃ᵀX̃ / n`` (Böhning, 1992), so gradient descent with ``bound = 2 / λmax(X̃ᵀX̃ / n)`` falls in every step.
-    At zero weights the Hessian is ``1/K`` of ``X̃ᵀX̃ / n`` at most, for ``K`` classes, which gives ``start``.
+    With a column of ones for the bias, ``X̃`` the preprocessed training rows, the Hessian of softmax regression is
+    at most ``½ X̃ᵀX̃ / n`` (Böhning, 1992), so gradient descent with ``bound = 2 / λmax(X̃ᵀX̃ / n)`` lowers the loss in
+    every step. At zero weights the Hessian is ``1/K`` of ``X̃ᵀX̃ / n`` at most, for ``K`` classes, which gives
+    ``start``.
 
     Args:
         largest: ``λmax(X̃ᵀX̃ / n)``.
@@ -169,7 +170,7 @@ class SoftmaxHyperModel(keras_tuner.HyperModel):
             learning rate, from a 32nd to 32 times the curvature bound.
 
     Raises:
-        InputError: an unknown name, a wrong range, or a value that a run would not take.
+        InputError: an unknown name, a wrong range, or a value that a run would reject.
     """
 
     def __init__(self, data: Data, config: RunConfig | None = None, space: Space | None = None):
@@ -181,7 +182,7 @@ class SoftmaxHyperModel(keras_tuner.HyperModel):
         self._first = data
 
     def config_of(self, hp: keras_tuner.HyperParameters) -> RunConfig:
-        """Every setting of the run that a trial is; asks ``hp`` for what is tuned."""
+        """All settings of a trial's run, with the tuned ones from ``hp``."""
         settings = {}
         for name, values in self.space.items():
             if isinstance(values, Range):
@@ -193,7 +194,7 @@ class SoftmaxHyperModel(keras_tuner.HyperModel):
         return dataclasses.replace(self.config, **settings)
 
     def data_of(self, config: RunConfig) -> Data:
-        """The data set as ``config`` wants it."""
+        """The data set with the batch size and preprocessing of ``config``."""
         key = config.batch_size, config.preprocess
         if key not in self._data:
             settings = {**self._first.settings, "batch_size": config.batch_size, "preprocess": config.preprocess}

@@ -1,4 +1,4 @@
-"""The live table of a search: one line a trial that runs, the best ones that have ended."""
+"""The live table of a search: one line per running trial, and the best finished ones."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _SHOWN = 24  # lines at most
 
 
 class LiveTable:
-    """Shows trials on standard error: a table on a terminal, otherwise a line a trial that ends.
+    """Shows trials on standard error: a table on a terminal, otherwise one line per finished trial.
 
     Args:
         hypermodel: whose space names the columns.
-        objective: what the trials are sorted by.
+        objective: the metric that trials are sorted by.
         shown: whether to show anything.
     """
 

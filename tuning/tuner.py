@@ -24,9 +24,9 @@ from tuning.lanes import lane_bytes
 
 _log = logging.getLogger(__name__)
 
-LANES = 16  # by default: 64 lanes take 20 % less time a lane, and leave an oracle that learns less to learn from
+LANES = 16  # by default: 64 lanes take 20 % less time per lane, and leave an oracle fewer results to learn from
 
-# what runs or watches the inside of one fit: who overrides it gets KerasTuner's way, one trial after the other
+# what runs or observes the inside of one fit: to override any is to train trials alone, KerasTuner's way
 _INSIDE = (
     "run_trial",
     "_build_and_fit_model",
@@ -39,36 +39,36 @@ _INSIDE = (
 
 
 class LaneTuner(keras_tuner.Tuner):
-    """Train up to ``lanes`` trials at once; all else is KerasTuner's.
+    """A ``keras_tuner.Tuner`` that trains up to ``lanes`` trials at once.
 
     Trials that differ in learning rate, momentum, L2, label smoothing or cosine decay and agree in rows, batch size,
-    preprocessing and epochs are trained together, exactly (see :mod:`tuning.lanes`). What cannot be a lane (another
-    optimizer, loss or metric, callbacks, a hypermodel whose ``fit`` does more than to return ``model.fit(…)``) is
-    trained by itself, KerasTuner's way, and the log says why. A subclass that overrides ``run_trial``,
-    ``_build_and_fit_model``, ``on_epoch_begin``, ``on_epoch_end`` or ``on_batch_…`` has all its trials trained so;
-    one that only looks at figures overrides :meth:`epoch_ended` and keeps the lanes.
+    preprocessing and epochs are trained together, exactly (see :mod:`tuning.lanes`). A trial that cannot be a lane
+    (another optimizer, loss or metric, callbacks, a hypermodel whose ``fit`` does more than return ``model.fit(…)``)
+    is trained alone, KerasTuner's way, and the log says why. So are all trials of a subclass that overrides
+    ``run_trial``, ``_build_and_fit_model``, ``on_epoch_begin``, ``on_epoch_end`` or ``on_batch_…``; to observe the
+    figures without losing the lanes, override :meth:`epoch_ended`.
 
-    Every trial, and each of its executions, sees the rows in the same order, so none depends on those before it.
+    Every trial, and each of its executions, sees the rows in the same order, so none depends on earlier ones.
 
-    A search that was killed is gone through again with the same oracle from its beginning: trained groups of trials
-    are read from the project folder, the others are trained. Thus it ends as an undisturbed one would.
+    A search that was killed is replayed from its start with the same oracle: groups of trials that were trained are
+    read from the project folder, the others are trained. So it ends as an uninterrupted one would.
 
     Args:
         oracle: any KerasTuner oracle. One with a seed makes the search repeatable.
         hypermodel: builds compiled models; :class:`tuning.SoftmaxHyperModel` is one. As in KerasTuner, ``None`` if
             ``run_trial`` is overridden.
-        lanes: most trials at once, at least 1; ``None``: 16, or fewer where memory is short.
-        seconds: time budget of one ``search``; the trials in training at its end are stopped after their epoch and
-            count with what they have. ``None``: no limit.
-        worker_timeout: seconds after which a chief gives the trials of a silent worker to the others.
+        lanes: largest number of trials at once, at least 1; ``None``: 16, or fewer if memory is short.
+        seconds: time budget of one ``search``; trials still in training then stop after their epoch and
+            count with their results so far. ``None``: no limit.
+        worker_timeout: seconds after which a chief reassigns the trials of a silent worker.
         **kwargs: as ``keras_tuner.Tuner`` takes them (``directory``, ``project_name``, ``overwrite``, …).
 
     Attributes:
-        seconds_of: seconds of the fit that each trial was part of.
+        seconds_of: duration of the fit that each trial was part of.
 
     Raises:
-        InputError: wrong ``lanes``, a folder of another search, an objective that the models do not report, lanes that
-            do not fit into memory. The last two come from :meth:`search`.
+        InputError: wrong ``lanes``, or the folder of another search; in :meth:`search`: an objective that the models do
+            not report, or lanes that do not fit into memory.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class LaneTuner(keras_tuner.Tuner):
         return Kept(self.project_dir)
 
     def reload(self) -> None:
-        """Read the state of a search that ended or was killed, for ``results_summary`` and the like."""
+        """Read the state of a search that finished or was killed, for ``results_summary`` and similar methods."""
         if not workers.is_worker():
             self._kept.check(self.oracle)
         self._reloaded = True
@@ -108,7 +108,7 @@ class LaneTuner(keras_tuner.Tuner):
         except (ValueError, KeyError, RuntimeError) as error:
             if not self._kept.begun:
                 raise
-            # KerasTuner writes its files in place, so a kill can tear them; search() does not need them
+            # KerasTuner writes its files in place, so a kill can damage them; search() does not need them
             _log.warning("cannot read the state in %s: %s", self.project_dir, error)
             self.oracle.trials = {}
 
@@ -151,29 +151,29 @@ class LaneTuner(keras_tuner.Tuner):
         return getattr(getattr(self, name, None), "__func__", None) is not getattr(LaneTuner, name, None)
 
     def epoch_ended(self, trial: Any, epoch: int, logs: dict[str, float]) -> None:
-        """Called after each epoch of each trial with its figures, for a subclass to show them; returns nothing."""
+        """Called after each epoch of each trial with its figures, for a subclass to show them."""
 
     def on_epoch_end(self, trial: Any, model: keras.Model, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """As in KerasTuner: to override it is to have every trial trained alone."""
+        """As in KerasTuner; a subclass that overrides it has every trial trained alone."""
         self.epoch_ended(trial, epoch, logs or {})
 
     def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
-        """What a trial gave that has been trained as a lane; any other is trained now, by itself."""
+        """Return the results of a trial that was trained as a lane; train any other now, alone."""
         if trial.trial_id in self._results:
             return [_as_history(result) for result in self._results[trial.trial_id]]
-        given = super().run_trial(trial, *args, **for_trial(trial, kwargs))
-        self._results[trial.trial_id] = [getattr(result, "history", result) for result in given]
-        return given
+        results = super().run_trial(trial, *args, **for_trial(trial, kwargs))
+        self._results[trial.trial_id] = [getattr(result, "history", result) for result in results]
+        return results
 
     def history_of(self, trial_id: str) -> group.History | None:
-        """Metrics by epoch of a trial's first execution, by the names that Keras gives them; None if it has none."""
+        """Metrics by epoch of a trial's first execution, under Keras's names; None if it has none."""
         results = self._results.get(trial_id)
         return results[0] if isinstance(results, list) and isinstance(results[0], dict) else None
 
     def _build_hypermodel(self, hp: keras_tuner.HyperParameters) -> keras.Model:
-        """The model of a trial; a later round of Hyperband goes on from the weights of the round before."""
+        """The model of a trial; a later round of Hyperband continues from the weights of the round before."""
         model = super()._build_hypermodel(hp)
-        if before := hp.values.get("tuner/trial_id"):
+        if (before := hp.values.get("tuner/trial_id")) and not lost("lanes"):
             self._load(model, before)
         return model
 
@@ -188,12 +188,12 @@ class LaneTuner(keras_tuner.Tuner):
     def _load(self, model: keras.Model, trial_id: str) -> None:
         if not model.built:
             model.build_from_config(json.loads(Path(self._get_build_config_fname(trial_id)).read_text()))
-        if model.compiled:  # Keras refuses a file with more optimizer variables than there are
+        if model.compiled:  # Keras rejects a file with more optimizer variables than the model has
             model.optimizer.build(model.trainable_variables)
         model.load_weights(self._get_checkpoint_fname(trial_id))
 
     def _start_again(self) -> None:
-        """Put a reloaded oracle back to its beginning, and see that the folder holds this search."""
+        """Reset a reloaded oracle to its start, and check that the folder holds this search."""
         seed = self._kept.begin(self.oracle)
         if self._reloaded:
             self.oracle.trials, self.oracle.ongoing_trials, self.oracle.tuner_ids = {}, {}, set()
@@ -202,7 +202,7 @@ class LaneTuner(keras_tuner.Tuner):
             self._reloaded = False
 
     def _ask(self, fit_args: Any, fit_kwargs: Any) -> list[tuple[Any, Call | str]]:
-        """As many trials as the oracle has for us now, each with the fit that it asks for."""
+        """Get as many trials as the oracle has now, each with its call of fit."""
         trials: list[tuple[Any, Call | str]] = []
         space = {(hp.name, str(hp.conditions)) for hp in self.oracle.get_space().space}
         k = -1
@@ -216,7 +216,7 @@ class LaneTuner(keras_tuner.Tuner):
             if trial.status == "STOPPED":
                 self._stopped.add(k)
                 if k not in self._asked:
-                    self._width = k  # nothing beyond has been asked for
+                    self._width = k  # no trial was requested beyond it
                 continue
             self._asked.add(k)
             self.on_trial_begin(trial)
@@ -224,7 +224,7 @@ class LaneTuner(keras_tuner.Tuner):
             if not (trials or isinstance(call, str)):
                 self._fit_memory(call)
             trials.append((trial, call))
-            # hyperparameters that a fit asks for join the space when its trial ends; before that, no trial has them
+            # hyperparameters that a fit requests join the space when its trial ends; no trial has them before that
             new = {(hp.name, str(hp.conditions)) for hp in trial.hyperparameters.space} - space
             if new or (isinstance(call, str) and len(trials) == 1):
                 break
@@ -237,7 +237,7 @@ class LaneTuner(keras_tuner.Tuner):
             return _Refused(error)
 
     def _fit_memory(self, call: Call) -> None:
-        """Fewer lanes where the default does not fit; an error where the given number does not."""
+        """Use fewer lanes if the default does not fit; raise InputError if the given number does not."""
         features, classes = call.model.layers[1].kernel.shape
         free, each = memory_available(), lane_bytes(features, classes, call.train.batch_size)
         if self.lanes is None:
@@ -245,13 +245,13 @@ class LaneTuner(keras_tuner.Tuner):
         elif self._width * each > free:
             raise InputError(
                 f"lanes={self.lanes} take {self._width * each / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; "
-                f"give at most {max(1, int(free / 2 / each))}"
+                f"use at most {max(1, int(free / 2 / each))}"
             )
 
     def _run(
         self, key: str, members: list[tuple[Any, Call | str]], running: list[str], fit_args: Any, fit_kwargs: Any
     ) -> None:
-        """Train the trials of one group, or read what they gave, and report each."""
+        """Train the trials of one group, or read their results, and report each."""
         trials, call = [trial for trial, _ in members], members[0][1]
         asked = {"fit": key, "trials": {trial.trial_id: dict(trial.hyperparameters.values) for trial in trials}}
         there, lasting = self._kept.read(asked), True
@@ -263,10 +263,10 @@ class LaneTuner(keras_tuner.Tuner):
         elif isinstance(call, _Refused):
             self._results[trials[0].trial_id] = str(call)
         elif isinstance(call, str):
-            _log.warning("trial %s is trained by itself: %s", trials[0].trial_id, call)
+            _log.warning("trial %s is trained alone: %s", trials[0].trial_id, call)
         else:
             self._results |= self._train(trials, [call for _, call in members if isinstance(call, Call)])
-            lasting = time.monotonic() <= self._end  # cut short by the time budget: a search with time finds more
+            lasting = time.monotonic() <= self._end  # if the time budget cut it short, a search with time finds more
         found: dict[str, Any] = {"results": {}, "reported": {}, "space": {}}
         for trial in trials:
             self._report(trial, there, fit_args, fit_kwargs)
@@ -274,7 +274,7 @@ class LaneTuner(keras_tuner.Tuner):
             self.on_trial_end(trial)
             running.remove(trial.trial_id)
             ended = self.oracle.get_trial(trial.trial_id)
-            lasting &= ended.status in ("COMPLETED", "FAILED")  # else it is tried again
+            lasting &= ended.status in ("COMPLETED", "FAILED")  # else it is retried
             if isinstance(call, str):
                 found["reported"][trial.trial_id] = _reported(ended)
                 found["space"][trial.trial_id] = trial.hyperparameters.get_config()
@@ -283,7 +283,7 @@ class LaneTuner(keras_tuner.Tuner):
             self._kept.write(asked, {**found, "seconds": time.perf_counter() - begin})
 
     def _report(self, trial: Any, there: dict[str, Any], fit_args: Any, fit_kwargs: Any) -> None:
-        """Tell the oracle what came of a trial; one that is neither known nor trained yet is trained here."""
+        """Report a trial to the oracle; one without results is trained here."""
         if space := there.get("space", {}).get(trial.trial_id):
             trial.hyperparameters = keras_tuner.HyperParameters.from_config(space)
         if isinstance(why := self._results.get(trial.trial_id), str):
@@ -298,12 +298,12 @@ class LaneTuner(keras_tuner.Tuner):
                 self._results[trial.trial_id] = trial.message
 
     def _train(self, trials: list[Any], calls: list[Call]) -> dict[str, list[group.History] | str]:
-        """Train a group of lanes: for each trial its histories, one an execution, or why it failed."""
+        """Train a group of lanes; return for each trial its histories, one per execution, or why it failed."""
         known = ["loss", "accuracy", *(["val_loss", "val_accuracy"] if calls[0].val is not None else [])]
         objective = self.oracle.objective
         for name in getattr(objective, "name_to_direction", [objective.name]):
             if name not in known:
-                raise InputError(f"the objective {name!r} is not reported; there are {', '.join(known)}")
+                raise InputError(f"the objective {name!r} is not reported; the metrics are {', '.join(known)}")
 
         def build(k: int) -> keras.Model:
             model = self._build_hypermodel(trials[k].hyperparameters)
@@ -326,11 +326,11 @@ class LaneTuner(keras_tuner.Tuner):
 
 
 class _Refused(str):
-    """Why a trial fails without training."""
+    """Why a trial fails without being trained."""
 
 
 def _reported(trial: Any) -> list[tuple[int, dict[str, float]]]:
-    """What the oracle was told of a trial: steps and metrics."""
+    """What was reported of a trial to the oracle: steps and metrics."""
     steps: dict[int, list[dict[str, float]]] = {}
     for name in trial.metrics.metrics:
         for observation in trial.metrics.get_history(name):
@@ -342,7 +342,7 @@ def _reported(trial: Any) -> list[tuple[int, dict[str, float]]]:
 
 
 def _as_history(result: Any) -> Any:
-    """What a fit gave, as it was before it was written to a file."""
+    """The result of a fit as it was before it was written to a file."""
     if not (isinstance(result, dict) and all(isinstance(values, list) for values in result.values())):
         return result
     history = keras.callbacks.History()

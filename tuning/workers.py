@@ -1,8 +1,8 @@
-"""What a search over several processes needs beyond KerasTuner's chief and workers: signs of life.
+"""Heartbeats for a search over several processes, on top of KerasTuner's chief and workers.
 
-KerasTuner's chief waits for ever for a worker that died with its trials. Here workers show that they live while they
-train, and a chief gives the trials of a silent one to those that ask next. ``create_trial`` and ``get_trial`` are the
-messages that there are; nothing is added to the protocol.
+KerasTuner's chief waits forever for a worker that died with its trials. Here workers send heartbeats while they train,
+and a chief reassigns the trials of a silent one. The heartbeats are KerasTuner's own messages ``create_trial`` and
+``get_trial``; nothing is added to the protocol.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tfsoftmax._private import lost
 
 _log = logging.getLogger(__name__)
 
-IDLE_SECONDS = 0.2  # between two questions to an oracle that has nothing yet
+IDLE_SECONDS = 0.2  # between two requests to an oracle that has no trial yet
 _BEAT_SECONDS = 1.0
 
 
@@ -37,11 +37,11 @@ def is_worker() -> bool:
 
 @contextlib.contextmanager
 def heartbeat(oracle: Any, running: list[str], active: bool) -> Iterator[None]:
-    """While the block runs, ask the chief for one of our trials now and then; nothing unless ``active``.
+    """While the block runs, request one of our trials from the chief every second, if ``active``.
 
     Args:
         oracle: the chief's.
-        running: our trials; the block takes out those that have ended, for the chief hears us by those alone that run.
+        running: our trials; the block removes those that end, as the chief counts running ones only.
         active: whether there is a chief.
     """
     done = threading.Event()
@@ -63,12 +63,12 @@ def heartbeat(oracle: Any, running: list[str], active: bool) -> Iterator[None]:
 
 
 def watch(oracle: Any, timeout: float) -> None:
-    """Let a chief's oracle give the trials of a worker that is silent for ``timeout`` seconds to the others.
+    """Make a chief's oracle reassign the trials of a worker that is silent for ``timeout`` seconds.
 
-    As long as others have trials, a worker that asks is told to ask again: it may yet be given one of theirs.
+    As long as others have trials, a worker that requests one is told to ask again: it may get one of theirs.
     """
     if gone := lost("chief"):
-        _log.warning("lost workers are waited for, for ever: %s", gone)
+        _log.warning("lost workers are waited for forever: %s", gone)
         return
     heard: dict[str, float] = {}
     create_trial, get_trial = oracle.create_trial, oracle.get_trial
@@ -82,7 +82,7 @@ def watch(oracle: Any, timeout: float) -> None:
         return trial
 
     def get(trial_id: str) -> Any:
-        for tuner_id, trial in list(oracle.ongoing_trials.items()):  # a lost worker's may be taken out meanwhile
+        for tuner_id, trial in list(oracle.ongoing_trials.items()):  # a lost worker's may be removed meanwhile
             if trial.trial_id == trial_id:
                 heard[_worker(tuner_id)] = time.monotonic()
         return get_trial(trial_id)
@@ -103,8 +103,8 @@ def _reclaim(oracle: Any, heard: dict[str, float], timeout: float) -> None:
             continue
         del heard[worker]
         lost = [tuner_id for tuner_id in oracle.ongoing_trials if _worker(tuner_id) == worker]
-        _log.warning("worker %s is silent for %.0f s; %d of its trials go to others", worker, timeout, len(lost))
-        for tuner_id in reversed(lost):  # the queue is read from its end
+        _log.warning("worker %s is silent for %.0f s; %d of its trials are reassigned", worker, timeout, len(lost))
+        for tuner_id in reversed(lost):  # the queue is read from the end
             oracle._retry_queue.append(oracle.ongoing_trials.pop(tuner_id).trial_id)
         oracle.tuner_ids -= {tuner_id for tuner_id in oracle.tuner_ids if _worker(tuner_id) == worker}
 

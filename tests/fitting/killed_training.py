@@ -144,9 +144,9 @@ def main(count, seed):
                 fell = kills(trainer, folder / f"killed{torn}", count, seed + torn, torn)
                 assert content(folder / f"killed{torn}") == expected
                 text = log.read_text()
-                said = text.count("is damaged: going on from the one before")
+                said = text.count("is damaged: continuing from the previous one")
                 assert (said > 0) == torn
-                went_on = text.count("going on after epoch")
+                went_on = text.count("continuing after epoch")
                 print(f"{dict(fell)}; went on {went_on} times, said {said} times that a state is damaged: same bytes")
 
 

@@ -84,7 +84,7 @@ def test_more_epochs_go_on(source, tmp_path):
 
 def test_fewer_epochs_are_refused(source, tmp_path):
     fit(source, tmp_path / "state", epochs=3, patience=20)
-    with pytest.raises(tfsoftmax.InputError, match="is of a fit of 3 epochs, and 2 are asked; delete it"):
+    with pytest.raises(tfsoftmax.InputError, match="has 3 epochs already, and 2 are requested; delete it"):
         fit(source, tmp_path / "state", epochs=2, patience=20)
 
 
@@ -132,12 +132,12 @@ def test_a_torn_state(source, tmp_path, caplog):
         caplog.clear()
         assert resume.read(path)["epoch"] == 2
         assert [record.getMessage() for record in caplog.records] == [
-            f"the state {path} is damaged: going on from the one before, {path}.before"
+            f"the state {path} is damaged: continuing from the previous one, {path}.before"
         ]
     assert fit(source, path, patience=20) == expected
     path.write_bytes(b"torn")
     resume.before(path).write_bytes(whole[:77])
-    with pytest.raises(tfsoftmax.InputError, match=r"state' and '.*before' is damaged; delete it to begin anew"):
+    with pytest.raises(tfsoftmax.InputError, match=r"state' and '.*before' is damaged; delete it to start over"):
         fit(source, path)
 
 
@@ -146,7 +146,7 @@ def test_a_state_of_something_else_is_refused(source, tmp_path):
     fit(source, path, epochs=1)
     content = path.read_bytes()
     with pytest.raises(
-        tfsoftmax.InputError, match=r"its optimizer\.class is 'Adam', not 'SGD'; delete it to begin anew"
+        tfsoftmax.InputError, match=r"its optimizer\.class is 'Adam', not 'SGD'; delete it to start over"
     ):
         fit(source, path, optimizer="sgd")
     with pytest.raises(tfsoftmax.InputError, match=r"its data.seed is 1, not 2"):
@@ -168,7 +168,7 @@ def test_a_state_of_something_else_is_refused(source, tmp_path):
         ({"decay_steps": 9}, r"optimizer\.learning_rate.* is 0\.1\d*, not None"),
     ):
         model = tfsoftmax.SoftmaxRegression(**{"num_outputs": 3, **change})
-        with pytest.raises(tfsoftmax.InputError, match=f"is of another fit: its {text}; delete it"):
+        with pytest.raises(tfsoftmax.InputError, match=f"belongs to another fit: its {text}; delete it"):
             model.fit(data.train, epochs=2, callbacks=[tfsoftmax.Resume(other)], verbose=0)
     wide = tf.data.Dataset.from_tensor_slices((np.zeros((9, 7), np.float32), np.zeros(9, np.int32))).batch(3)
     narrow = wide.map(lambda x, y: (x[:, :5], y))
@@ -183,7 +183,7 @@ def test_a_state_of_something_else_is_refused(source, tmp_path):
 
 
 def test_a_state_that_cannot_be_written(source, tmp_path):
-    with pytest.raises(tfsoftmax.InputError, match=r"cannot write the state .*: there is no such folder"):
+    with pytest.raises(tfsoftmax.InputError, match=r"cannot write the state .*: its folder does not exist"):
         fit(source, tmp_path / "nowhere" / "state", epochs=2)
 
 
@@ -196,10 +196,10 @@ def test_what_a_state_cannot_keep_is_refused(source, tmp_path):
     model, state = tfsoftmax.SoftmaxRegression(3), tfsoftmax.Resume(tmp_path / "state")
     with pytest.raises(tfsoftmax.InputError, match=r"lists and dictionaries; got frozenset"):
         model.fit(data.train, epochs=2, callbacks=[state, Keeper()], verbose=0)
-    with pytest.raises(tfsoftmax.InputError, match="leave steps_per_epoch out"):
+    with pytest.raises(tfsoftmax.InputError, match="remove steps_per_epoch"):
         model.fit(data.train, steps_per_epoch=2, callbacks=[state], verbose=0)
     rows = tfsoftmax.Resume(tmp_path / "state", rows=data.train.rows)
-    with pytest.raises(tfsoftmax.InputError, match="leave steps_per_epoch out"):
+    with pytest.raises(tfsoftmax.InputError, match="remove steps_per_epoch"):
         model.fit(data.train.repeat(), steps_per_epoch=2, callbacks=[rows], verbose=0)
     assert not (tmp_path / "state").exists()
 
@@ -211,8 +211,8 @@ def test_the_order_of_a_stream_is_not_kept(source, tmp_path, caplog, capsys):
         model = tfsoftmax.SoftmaxRegression(3)
         model.fit(rows.map(lambda x, y: (x, y)), epochs=epochs, callbacks=[state], verbose=epochs)
     told = [record.getMessage() for record in caplog.records if record.name.startswith("tfsoftmax")]
-    assert told == [f"the order of the rows is not kept in {state.path}: it must be the same in each epoch"]
-    assert f"going on after epoch 1, from {state.path}\n" in capsys.readouterr().out
+    assert told == [f"the order of the rows is not saved in {state.path}: it must be the same in each epoch"]
+    assert f"continuing after epoch 1, from {state.path}\n" in capsys.readouterr().out
 
 
 def test_data_sets_made_of_the_rows(source, tmp_path, caplog):
@@ -229,7 +229,7 @@ def test_data_sets_made_of_the_rows(source, tmp_path, caplog):
     with pytest.raises(Stop):
         made(tmp_path / "state", stop=2)
     assert made(tmp_path / "state") == made()
-    assert "going on after epoch 2" in caplog.text
+    assert "continuing after epoch 2" in caplog.text
 
 
 def test_a_run_that_is_killed(source, idx_folder, tmp_path):
@@ -244,7 +244,7 @@ def test_a_run_that_is_killed(source, idx_folder, tmp_path):
             assert not trainer.run(tmp_path / "killed", **death)
         assert trainer.run(tmp_path / "killed")
     assert killed_training.content(tmp_path / "killed") == expected
-    assert log.read_text().count("going on after epoch 1\n") == 2
+    assert log.read_text().count("continuing after epoch 1\n") == 2
     assert sorted(os.listdir(tmp_path)) == ["killed", "log", "tiny", "whole"]
 
 

@@ -114,7 +114,7 @@ def test_a_worker_that_dies(idx_folder, tmp_path):
         other.kill()
         workers.wait_for("another worker is gone: .*\nwaiting for all workers, at most 290 s more", chief)
         other = workers.begin(1)
-        workers.wait_for(r"going on after epoch \d+\n", chief)
+        workers.wait_for(r"continuing after epoch \d+\n", chief)
         workers.wait_for("epoch 20/60", chief)
         chief.kill()
         other.kill()
@@ -128,7 +128,7 @@ def test_a_worker_that_dies(idx_folder, tmp_path):
         assert not (tmp_path / "run" / "metrics.json").exists()
         chief, other = workers.begin(0), workers.begin(1)
         assert [chief.wait(100), other.wait(100)] == [0, 0], workers.log(0).read_text()
-    assert workers.log(0).read_text().count("going on after epoch") == 3
+    assert workers.log(0).read_text().count("continuing after epoch") == 3
     data = f"idx:{idx_folder}"
     one = tfsoftmax.train(
         tfsoftmax.load(data, batch_size=50, val=40), tfsoftmax.RunConfig(data=data, **settings), tmp_path / "one"
@@ -148,8 +148,8 @@ def test_a_worker_of_a_script_that_dies(tmp_path):
         assert other.wait(100) == -signal.SIGKILL
         other = start(script, tmp_path, log=tmp_path / "log1", TF_CONFIG=configs[1])
         assert [chief.wait(100), other.wait(100)] == [0, 0], (tmp_path / "log0").read_text()
-    told = (tmp_path / "log0").read_text()
-    assert re.search(r"Epoch 4/7.*another worker is gone: .*going on after epoch 4, from .*Epoch 5/7", told, re.DOTALL)
+    log = (tmp_path / "log0").read_text()
+    assert re.search(r"Epoch 4/7.*another worker is gone: .*continuing after epoch 4, from .*Epoch 5/7", log, re.DOTALL)
     one = rejoining.fit(tf.distribute.get_strategy(), [])
     for ours, theirs in zip(np.load(tmp_path / "weights.npz").values(), one, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)

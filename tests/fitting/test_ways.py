@@ -189,7 +189,7 @@ def test_max_steps_per_epoch(limit):
         (
             tf.debugging.enable_check_numerics,
             tf.debugging.disable_check_numerics,
-            "tf.debugging looks at the result of each operation",
+            "tf.debugging instruments each operation",
         ),
     ],
     ids=["eagerly", "check-numerics"],
@@ -307,7 +307,7 @@ def test_predict_says_once_that_rows_are_raw(caplog):
     for _ in range(2):
         model.predict(source.x_train, verbose=0)
     model.predict(tf.data.Dataset.from_tensor_slices(source.x_train).batch(9), verbose=0)
-    assert caplog.text.count("predict got raw uint8, and the model was fitted on preprocessed float32") == 1
+    assert caplog.text.count("predict got raw uint8, but the model was fitted on preprocessed float32") == 1
     raw = tfsoftmax.SoftmaxRegression(3, 1e-3)
     raw.fit(source.x_train, source.y_train, verbose=0)
     raw.predict(source.x_train, verbose=0)

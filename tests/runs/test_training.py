@@ -113,7 +113,7 @@ def test_a_loss_that_is_no_number_stops(source, tmp_path):
 def test_a_taken_folder_is_refused(source, tmp_path):
     run, data = train(source, tmp_path / "run")
     before = {path.name: path.read_bytes() for path in run.folder.iterdir()}
-    with pytest.raises(tfsoftmax.InputError, match=r"run' exists; choose another --out, or give --overwrite"):
+    with pytest.raises(tfsoftmax.InputError, match=r"run' exists; choose another --out, or pass --overwrite"):
         train(source, run.folder)
     (run.folder / "metrics.json").unlink()
     with pytest.raises(tfsoftmax.InputError, match=r"unfinished run with other settings \(epochs \d, not 4\)"):

@@ -1,4 +1,4 @@
-"""One call of ``fit`` or ``evaluate``: what it goes through, which way, and how far it is."""
+"""One call of ``fit`` or ``evaluate``: its data, whether it is compiled, and how far it has got."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tfsoftmax.data import Rows, untuned
 from tfsoftmax.errors import InputError
-from tfsoftmax.fitting.compilable import distributed, misfit, prepare, stream_misfit
+from tfsoftmax.fitting.compilable import distributed, prepare, unsupported, unsupported_stream
 
 if TYPE_CHECKING:
     from tfsoftmax.fitting.compiled import CompiledFunctions
@@ -24,47 +24,47 @@ DATA_SETS = (tf.data.Dataset, tf.distribute.DistributedDataset)
 
 
 class Part:
-    """What a call trains on, or what it is tested on.
+    """The training data of a call, or its test data.
 
     Args:
         x: the first argument of ``fit`` or ``evaluate``; ``y`` and ``sample_weight`` go with arrays.
-        steps: how many batches an epoch is asked to have; ``None``: all.
+        steps: batches per epoch as the caller set them; ``None``: all.
 
     Attributes:
         data: ``x``.
-        rows: the rows in memory, where all of them are asked for in each epoch.
-        steps: batches per epoch; ``None`` where only the end of the stream tells.
-        asked: whether the number of batches was asked for.
+        rows: the rows in memory, if every epoch uses all of them.
+        steps: batches per epoch; ``None`` where only the end of the stream shows it.
+        limited: whether the caller set the number of batches.
     """
 
     def __init__(self, x: Any, y: Any = None, sample_weight: Any = None, steps: int | None = None):
         limit = keras.config.max_steps_per_epoch()
         steps = min((count for count in (steps, limit) if count), default=None)
-        self.data, self.asked = x, steps is not None
-        self.rows: Rows | None = None if self.asked else getattr(x, "rows", None)
+        self.data, self.limited = x, steps is not None
+        self.rows: Rows | None = None if self.limited else getattr(x, "rows", None)
         self.steps: int | None = steps or _cardinality(x)
         self._arrays = [array for array in (x, y, sample_weight) if array is not None]
         self._position = 0
         self._order: tf.Tensor | None = None
 
     def begin(self) -> None:
-        """An epoch begins."""
+        """Start an epoch."""
         self._position = 0
 
-    def misfit(self, model: keras.Sequential) -> str:
-        """Why batches of this cannot take the compiled way; empty if they can, and then the model is prepared."""
+    def unsupported(self, model: keras.Sequential) -> str:
+        """Why batches of this data cannot be compiled; empty if they can, and then the model is prepared."""
         if self.rows is not None:
             return prepare(model, self.rows.spec.features)
         if isinstance(self.data, DATA_SETS):
-            return stream_misfit(model, self.data.element_spec)
+            return unsupported_stream(model, self.data.element_spec)
         specs = tuple(_spec(array) for array in self._arrays)
         if None in specs:
             kinds = [type(array).__name__ for array in self._arrays]
             return f"the batches of {', '.join(kinds)} are not known beforehand"
-        return stream_misfit(model, specs)
+        return unsupported_stream(model, specs)
 
-    def handed(self, model: keras.Sequential) -> Any:
-        """What Keras is given: the same data. Of rows in memory no batch is made until somebody reads one."""
+    def for_keras(self, model: keras.Sequential) -> Any:
+        """The data as passed to Keras. Batches of rows in memory are made only when something reads them."""
         if self.rows is None:
             return untuned(self.data) if isinstance(self.data, tf.data.Dataset) else self.data
         if distributed(model):
@@ -79,7 +79,7 @@ class Part:
         epoch: int,
         class_weight: tf.Tensor | None,
     ) -> dict[str, tf.Tensor]:
-        """Run the next ``count`` batches, or those that are left of ``epoch``; returns Keras's logs."""
+        """Run the next ``count`` batches, or what is left of ``epoch``; return Keras's logs."""
         begin, end = self._position, self._position + count
         if self.steps is not None:
             end = min(end, self.steps)
@@ -92,19 +92,19 @@ class Part:
 
 
 class Call(keras.callbacks.Callback):
-    """One call of ``fit`` or ``evaluate``. As the last of its callbacks it sees where Keras's loop is.
+    """One call of ``fit`` or ``evaluate``. As the last of its callbacks, it follows Keras's loop.
 
     Args:
-        model: the model; variables are made for what the call goes through.
+        model: the model; its variables are built for the data of the call.
         own_steps: ``steps_per_execution`` as the user compiled the model.
-        train: what is trained on; ``None`` in ``evaluate``.
-        test: what is evaluated; ``None``: nothing.
+        train: training data; ``None`` in ``evaluate``.
+        test: data to evaluate; ``None``: none.
 
     Attributes:
-        why: why it goes Keras's own way; empty if it is compiled.
-        steps_per_execution: batches that run at once.
+        why: why it falls back to Keras's own way; empty if it is compiled.
+        steps_per_execution: batches per execution.
         class_weight: of each class, float32 ``(classes,)``, for rows in memory.
-        logs: of the last batches that ran.
+        logs: of the last execution.
 
     Raises:
         InputError: rows in memory have a label outside the model's outputs.
@@ -118,44 +118,43 @@ class Call(keras.callbacks.Callback):
         self.class_weight: tf.Tensor | None = None
         self.logs: dict[str, tf.Tensor] = {}
         self._epoch: int | None = None
-        self.why = misfit(model)
+        self.why = unsupported(model)
         for part in self.parts.values():
-            self.why = self.why or part.misfit(model)
+            self.why = self.why or part.unsupported(model)
         for part in self.parts.values():
             if part.rows is not None and not self.why and (largest := int(part.rows.y.max())) >= model.layers[1].units:
                 raise InputError(f"label {largest} is outside the model's {model.layers[1].units} outputs")
 
     def at_once(self) -> None:
-        """Run whole epochs at once, where it is known how many batches they have."""
+        """Run each epoch in one execution, if its number of batches is known."""
         self.steps_per_execution = next(iter(self.parts.values())).steps or self.own_steps
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """The order of the rows is the epoch's, whoever has gone through them before."""
-        train, first = self.parts["train"], self._epoch is None
+        """Put the rows in the order of the epoch, whatever has read them before."""
+        train = self.parts["train"]
+        goes_on = train.limited and self._epoch is not None  # with the iterator of the epoch before
         self._epoch = epoch
         train.begin()
-        if (self.why or train.rows is None) and (
-            first or not train.asked
-        ):  # else an iterator of an epoch before goes on
-            Rows.begin(epoch, counting=train.asked)
+        if not goes_on and (self.why or train.rows is None):
+            Rows.begin(epoch, counting=train.limited)
 
     def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
-        """Keras goes through what is evaluated from its beginning."""
+        """Keras evaluates from the first batch."""
         if "test" in self.parts:
             self.parts["test"].begin()
 
     def run(self, kind: str, functions: CompiledFunctions | ReplicatedFunctions, iterator: Any) -> dict[str, tf.Tensor]:
-        """What Keras's ``train_function`` or ``test_function`` does, for the next batches."""
+        """Do what Keras's ``train_function`` or ``test_function`` does, for the next batches."""
         train = kind == "train"
         stopped = self.model.stop_training if train else self.model.stop_evaluating
-        count = self.own_steps if stopped else self.steps_per_execution  # Keras looks after each execution
+        count = self.own_steps if stopped else self.steps_per_execution  # Keras checks after each execution
         epoch, weight = (self._epoch or 0, self.class_weight) if train else (0, None)
         self.logs = self.parts[kind].run(functions, iterator, count, epoch, weight)
         return self.logs
 
 
 class Unread:
-    """An iterator that ``make`` makes when somebody reads it."""
+    """An iterator that ``make`` creates when it is first read."""
 
     def __init__(self, make: Callable[[], Iterator[Any]]):
         self._make = make
@@ -171,7 +170,7 @@ class Unread:
 
 
 def _unread(dataset: Any) -> Any:
-    """``dataset`` itself, whose iterators are :class:`Unread`: Keras makes one per epoch, which costs 5 ms."""
+    """``dataset`` itself, with iterators that are :class:`Unread`: Keras creates one per epoch, which costs 5 ms."""
     kind = type(dataset)
     changed = {"__iter__": lambda self: Unread(functools.partial(kind.__iter__, self))}
     dataset.__class__ = type(kind.__name__, (kind,), changed)
@@ -179,7 +178,7 @@ def _unread(dataset: Any) -> Any:
 
 
 def declared(name: str) -> Callable[..., Any]:
-    """``keras.Model.NAME`` as Keras declares it, whoever has put a wrapper around it since."""
+    """``keras.Model.NAME`` as Keras defines it, without wrappers that others have put around it."""
     return next(vars(kind)[name] for kind in reversed(keras.Model.__mro__) if name in vars(kind))
 
 
@@ -191,7 +190,7 @@ def bound(name: str, model: keras.Model, args: Any, kwargs: Any) -> dict[str, An
 
 
 def wrapped(name: str, model: keras.Model) -> bool:
-    """Whether somebody stands around ``keras.Model.NAME``, who may add callbacks that are not seen here."""
+    """Whether something wraps ``keras.Model.NAME``: it may add callbacks that are not visible here."""
     own = next((vars(kind)[name] for kind in keras.Model.__mro__[1:] if name in vars(kind)), None)
     return getattr(type(model), name) is not own
 
@@ -213,7 +212,7 @@ def class_weights(weights: Any, classes: int) -> dict[int, float]:
 
 
 def _cardinality(x: Any) -> int | None:
-    """Batches that a data set says it has; None for anything else."""
+    """The number of batches that a data set reports; None if it reports none."""
     count = -1
     if isinstance(x, tf.data.Dataset):
         count = int(x.cardinality())
@@ -231,7 +230,7 @@ def first_spec(x: Any) -> tf.TensorSpec | None:
 
 
 def _spec(array: Any) -> tf.TensorSpec | None:
-    """What Keras makes batches of an array of; None for what is not one."""
+    """The spec of the batches that Keras makes of an array; None for anything else."""
     if not hasattr(array, "__array__"):
         return None
     dtype = array.dtype if hasattr(array, "dtype") else np.result_type(*array.dtypes)  # a data frame

@@ -1,4 +1,4 @@
-"""What the compiled epoch can serve: which models, which metrics, and which callbacks want every batch."""
+"""What the compiled epoch supports: which models, metrics and batches; and which callbacks need every batch."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _METRICS = (
 _BATCH_HOOKS = [f"on_{kind}batch_{when}" for kind in ("", "train_", "test_") for when in ("begin", "end")]
 
 
-def misfit(model: keras.Model) -> str:
-    """Why this model cannot take the compiled way; empty if it can."""
+def unsupported(model: keras.Model) -> str:
+    """Why the compiled epoch does not support this model; empty if it does."""
     kinds = [type(layer) for layer in model.layers]
     if kinds != [keras.layers.Flatten, keras.layers.Dense]:
         return f"its layers are {[kind.__name__ for kind in kinds]}, not Flatten and Dense"
@@ -43,7 +43,7 @@ def misfit(model: keras.Model) -> str:
     if model.run_eagerly or tf.config.functions_run_eagerly():
         return "run_eagerly is on" if model.run_eagerly else "tf.config.run_functions_eagerly is on"
     if instrumented():
-        return "tf.debugging looks at the result of each operation"
+        return "tf.debugging instruments each operation"
     loss = model.loss
     if (
         type(loss) not in (keras.losses.SparseCategoricalCrossentropy, SmoothedCrossentropy)
@@ -52,7 +52,7 @@ def misfit(model: keras.Model) -> str:
     ):
         return "its loss is not SparseCategoricalCrossentropy(from_logits=True)"
     if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
-        return "its optimizer chooses a scale of the loss"
+        return "its optimizer scales the loss"
     if others := [metric.name for metric in model.metrics if metric.name not in ("loss", "compile_metrics")]:
         return f"its metric {others[0]} is not one that it is compiled with"
     if distributed(model):
@@ -84,7 +84,7 @@ def instrumented() -> bool:
 
 
 def prepare(model: keras.Sequential, shape: tuple[int, ...]) -> str:
-    """Make all variables for inputs of ``shape``, since a compiled loop cannot; returns why it cannot take them."""
+    """Build all variables for inputs of ``shape``, since a compiled loop cannot; return why the model rejects them."""
     compiled = [metric for metric in model.metrics if metric.name == "compile_metrics"]
     with model.distribute_strategy.scope():
         if not model.built:
@@ -94,7 +94,10 @@ def prepare(model: keras.Sequential, shape: tuple[int, ...]) -> str:
         if not model.optimizer.built or not all(metric.built for metric in compiled):
             if not model.optimizer.built:
                 model.optimizer.build(model.trainable_variables)
-            label, logits = tf.zeros((1,), tf.int32), model(tf.zeros((1, *shape)))  # exports need a model once called
+            label, logits = (
+                tf.zeros((1,), tf.int32),
+                model(tf.zeros((1, *shape))),
+            )  # exports need a model that was called
             model.compute_loss(None, label, logits)
             model.compute_metrics(None, label, logits)
             model.reset_metrics()
@@ -104,8 +107,8 @@ def prepare(model: keras.Sequential, shape: tuple[int, ...]) -> str:
     return ""
 
 
-def stream_misfit(model: keras.Sequential, spec: Any) -> str:
-    """Why batches of this element spec cannot take the compiled way; empty if they can, and then all is prepared."""
+def unsupported_stream(model: keras.Sequential, spec: Any) -> str:
+    """Why batches of this element spec cannot be compiled; empty if they can, and then the model is prepared."""
     if isinstance(spec, tuple) and distributed(model):
         spec = tuple(_of_first_replica(part) for part in spec)
     if not (isinstance(spec, tuple) and 2 <= len(spec) <= 3 and all(isinstance(s, tf.TensorSpec) for s in spec)):
@@ -119,14 +122,14 @@ def stream_misfit(model: keras.Sequential, spec: Any) -> str:
 
 
 def _of_first_replica(spec: Any) -> Any:
-    """The TensorSpec that all replicas have of a part of a batch; ``spec`` where they have no such one."""
+    """The TensorSpec that all replicas share for a part of a batch; ``spec`` if they share none."""
     specs = tf.nest.flatten(spec, expand_composites=True)
     dense = all(isinstance(part, tf.TensorSpec) for part in specs)
     return specs[0] if dense and len({(part.shape.rank, part.dtype) for part in specs}) == 1 else spec
 
 
 def needs_batches(callbacks: Any) -> bool:
-    """Whether a callback wants to be called for each batch."""
+    """Whether a callback needs to be called for each batch."""
     if isinstance(callbacks, keras.callbacks.CallbackList):
         callbacks = callbacks.callbacks
     for callback in keras.tree.flatten(callbacks or []):

@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING
 import keras
 import tensorflow as tf
 
-from tfsoftmax.fitting.step import Sparse, labels_checked, linear, prepared, wrong_label
+from tfsoftmax.fitting.step import Sparse, StreamFunctions, labels_checked, linear, prepared
 from tfsoftmax.spec import ModelSpec
 
 if TYPE_CHECKING:
     from tfsoftmax.data import Rows
 
-_GROUP = 2  # batches of a stream that go into one call of the compiled step
+_GROUP = 2  # batches of a stream per call of the compiled step
 
 
-class CompiledFunctions:
+class CompiledFunctions(StreamFunctions):
     """The compiled functions for training or for testing one model as it is compiled now."""
 
     def __init__(self, model: keras.Sequential, train: bool):
         self.model, self.train = model, train
-        # partial: TensorFlow counts the tracings of bound methods over all models, and would warn of many models
+        # partial: TensorFlow counts the tracings of a bound method over all models, and would warn about them
         self._epoch = tf.function(functools.partial(self._epoch_body), jit_compile=True, autograph=False)
         self._steps = tf.function(functools.partial(self._steps_body), jit_compile=True, autograph=False)
         self._stream = tf.function(functools.partial(self._stream_body), autograph=False, reduce_retracing=True)
@@ -42,16 +42,6 @@ class CompiledFunctions:
         logs: dict[str, tf.Tensor] = self._epoch(
             x, y, weight, order, *batches, class_weight, rows.batch_size, rows.spec
         )
-        return logs
-
-    def stream(self, iterator: tf.data.Iterator, count: int) -> dict[str, tf.Tensor]:
-        """Run the next ``count`` batches of a stream, or those that are left; StopIteration if none is."""
-        try:
-            done, logs = self._stream(iterator, tf.constant(count))
-        except tf.errors.InvalidArgumentError as error:
-            raise wrong_label(error, self.model.layers[1].units) from error
-        if not done:
-            raise StopIteration
         return logs
 
     def _epoch_body(

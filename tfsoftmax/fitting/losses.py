@@ -1,4 +1,4 @@
-"""Cross-entropy with label smoothing for labels that are class numbers; Keras has it for one-hot labels only."""
+"""Cross-entropy with label smoothing for integer labels; Keras supports it for one-hot labels only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from keras import ops
 class SmoothedCrossentropy(keras.losses.SparseCategoricalCrossentropy):
     """``SparseCategoricalCrossentropy(from_logits=True)`` against smoothed labels (Szegedy et al., 2016).
 
-    The label's class is asked for with probability ``1 - s + s / C``, each other class with ``s / C``:
+    The target probability of the label is ``1 - s + s / C``, that of each other class ``s / C``:
     ``log sum exp(z) - (1 - s) * z[label] - s * mean(z)`` for logits ``z`` of ``C`` classes.
 
     Args:
@@ -33,7 +33,7 @@ class SmoothedCrossentropy(keras.losses.SparseCategoricalCrossentropy):
 
 
 def save_plain_loss(model: keras.Model) -> None:
-    """Let ``model`` save the plain loss in the place of the smoothed one, however it is compiled from now on.
+    """Make ``model`` save the plain loss instead of the smoothed one, however it is compiled from now on.
 
     Keras has no such loss, and what is saved must open without this package.
     """

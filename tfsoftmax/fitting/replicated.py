@@ -1,11 +1,11 @@
 """The epoch under a tf.distribute strategy.
 
-Each replica takes its share of each global batch. Of rows in memory these are ``r * share`` to ``(r + 1) * share``,
-with ``share`` the batch size over the number of replicas, rounded up, so that shapes are static; where the last share
-is not full, its rest is other rows with weight 0. A stream is divided by TensorFlow: each worker reads its own part.
-A replica's loss is the sum over its rows by the rows of the *global* batch, and the optimizer adds the gradients of
-all replicas: their sum is the gradient of one device on the whole batch, for any number of rows and replicas. Loss and
-gradient are compiled by XLA; all-reduce, update and metrics are TensorFlow's own.
+Each replica computes its share of each global batch. Of rows in memory, replica ``r`` takes rows ``r * share`` to
+``(r + 1) * share``, where ``share`` is the batch size per replica, rounded up, so that shapes are static; a last share
+that is not full is filled up with other rows of weight 0. Streams are divided by TensorFlow: each worker reads its own
+part. A replica's loss is the sum over its rows divided by the rows of the *global* batch, and the optimizer adds the
+gradients of all replicas: their sum is the gradient of one device on the whole batch, for any number of rows and
+replicas. XLA compiles loss and gradient; all-reduce, update and metrics are TensorFlow's own.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import keras
 import tensorflow as tf
 
 from tfsoftmax.data import preprocess
-from tfsoftmax.fitting.step import labels_checked, linear, wrong_label
+from tfsoftmax.fitting.step import StreamFunctions, labels_checked, linear
 from tfsoftmax.spec import ModelSpec
 
 if TYPE_CHECKING:
     from tfsoftmax.data import Rows
 
 
-class ReplicatedFunctions:
+class ReplicatedFunctions(StreamFunctions):
     """The functions for training or for testing one model made in the scope of a strategy, as it is compiled now."""
 
     def __init__(self, model: keras.Sequential, train: bool):
@@ -51,16 +51,6 @@ class ReplicatedFunctions:
             tf.constant(begin), tf.constant(min(end, full)), class_weight,
             end > full, rows.batch_size, rows.spec,
         )  # fmt: skip
-
-    def stream(self, iterator: tf.distribute.DistributedIterator, count: int) -> dict[str, tf.Tensor]:
-        """Run the next ``count`` global batches of a stream, or those that are left; StopIteration if none is."""
-        try:
-            done, logs = self._stream(iterator, tf.constant(count))
-        except tf.errors.InvalidArgumentError as error:
-            raise wrong_label(error, self.model.layers[1].units) from error
-        if not done:
-            raise StopIteration
-        return logs
 
     def _epoch_body(
         self,
@@ -130,7 +120,7 @@ class ReplicatedFunctions:
         self._step(raw, labels, real, weight, tf.constant(count, tf.float32), spec)
 
     def _streamed(self, x: tf.Tensor, y: tf.Tensor, weight: tf.Tensor | None = None) -> None:
-        """This replica's share of a batch of a stream; it may have no rows."""
+        """This replica's share of a batch of a stream; it may be empty."""
         labels = tf.reshape(tf.cast(y, tf.int32), (-1,))
         real = tf.ones_like(labels, tf.float32)
         weight = real if weight is None else tf.reshape(tf.cast(weight, tf.float32), (-1,))

@@ -1,7 +1,7 @@
-"""Resume: a Keras callback that keeps the state of a fit in one file, and goes on from it with the same bytes.
+"""Resume: a Keras callback that saves the state of a fit in one file and continues from it, byte for byte.
 
-The file is one line, ``tfsoftmax state 1 SHA-256``, then an ``.npz`` archive (without pickles) that the hash is of. It
-is written after each epoch: a compiled epoch is the same from process to process, a part of one would not be.
+The file is one line, ``tfsoftmax state 1 SHA-256``, followed by an ``.npz`` archive (without pickles) with that hash.
+It is written after each epoch: a whole compiled epoch is the same in every process, a part of one would not be.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _MAGIC = "tfsoftmax state 1"
-_ARRAY = "tfsoftmax array"  # the one key of what stands for an array in the JSON part
-# Keras callback -> its attributes that change while it runs; a class of one's own names them in `resumed`
+_ARRAY = "tfsoftmax array"  # the one key of the object that stands for an array in the JSON part
+# Keras callback -> its attributes that change while it runs; other classes name theirs in `resumed`
 _RESUMED = {
     keras.callbacks.EarlyStopping: ("wait", "stopped_epoch", "best", "best_epoch", "best_weights"),
     keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
@@ -43,27 +43,28 @@ _RATES: weakref.WeakKeyDictionary[keras.optimizers.Optimizer, Any] = weakref.Wea
 
 
 class Resume(keras.callbacks.Callback):
-    """Keeps the state of a ``fit`` in a file; the same program started again goes on after the last whole epoch.
+    """Saves the state of a ``fit`` in a file; the same program, run again, continues after the last whole epoch.
 
-    It ends with the bytes of a run that was never disturbed: weights, optimizer variables (with them the position on
-    a learning-rate schedule), the order of the rows, the history, and what the other callbacks know:
+    The result has the bytes of an uninterrupted run: weights, optimizer variables (including the position on a
+    learning-rate schedule), the order of the rows, the history, and the state of the other callbacks:
     ``EarlyStopping``, ``ReduceLROnPlateau``, ``ModelCheckpoint``, and each callback that names its attributes in a
-    class attribute ``resumed`` (numbers, texts, arrays, and lists and dictionaries of them, keys texts). Checkpoints
-    that are not written by epochs may fall on other batches. A fit that has come to its end trains nothing more: delete
-    the file to train anew. With more ``epochs`` it goes on, unless a callback had stopped it. Another model, loss,
-    optimizer, learning rate, callbacks or rows are refused; class weights and other validation data are not looked at.
+    class attribute ``resumed`` (numbers, strings, arrays, and lists and dictionaries of them with string keys).
+    Checkpoints that are not saved per epoch may fall on other batches. A fit that has finished trains no further:
+    delete the file to start over. With more ``epochs`` it continues, unless a callback stopped it. Another model, loss,
+    optimizer, learning rate, callbacks or rows are rejected; class weights and validation data are not compared.
 
     It works in the ``fit`` of ``SoftmaxRegression`` and of models given to :func:`tfsoftmax.accelerate`.
 
     Args:
-        path: the file. It is written aside, forced to disk and renamed; the one before stays as ``PATH.before``.
-        rows: whose order is part of the state. ``None``: those of ``data.train`` where ``fit`` is given that. For a
-            data set made of ``data.train``, give ``data.train.rows``. The order of anything else is not kept (one log
-            line says so): the fit is only exact if the rows come in the same order in each epoch and process.
+        path: the file. It is written aside, forced to disk and renamed; the previous one is kept as ``PATH.before``.
+        rows: the rows whose order is part of the state. ``None``: those of ``data.train`` if that is passed to ``fit``.
+            For a data set derived from ``data.train``, pass ``data.train.rows``. The order of anything else is not
+            saved (one log line says so): the fit is only exact if the rows come in the same order in each epoch and
+            process.
 
     Raises:
-        InputError: in ``fit``: the state is of another fit or has more epochs than are asked, it is damaged and so is
-            the one before, or its folder is not there.
+        InputError: in ``fit``: the state belongs to another fit or has more epochs than requested, it and the previous
+            one are damaged, or its folder does not exist.
         TrainingError: in ``fit``: the file cannot be written.
     """
 
@@ -77,17 +78,17 @@ class Resume(keras.callbacks.Callback):
         self._others: list[keras.callbacks.Callback] | None = None
 
     def begin(self, others: Sequence[keras.callbacks.Callback], rows: Rows | None, first: int, epochs: int) -> int:
-        """Called by ``fit`` before it begins: open the state; gives the epoch to begin with, counted from 0."""
+        """Called by ``fit`` before it starts: open the state; returns the epoch to start with, counted from 0."""
         self._rows = self.rows or rows
         self._others = list(others)
         strategy = self.model.distribute_strategy
         with together(strategy):
             if is_chief := chief(strategy):
                 if not self.path.parent.is_dir():
-                    raise InputError(f"cannot write the state {str(self.path)!r}: there is no such folder")
+                    raise InputError(f"cannot write the state {str(self.path)!r}: its folder does not exist")
                 self._state = recovered(self.path)
         with together(strategy):
-            if not is_chief:  # the chief has put things right
+            if not is_chief:  # after the chief has repaired it
                 self._state = read(self.path)
             self._made = self._signature()
             if self._state is not None:
@@ -101,30 +102,30 @@ class Resume(keras.callbacks.Callback):
         if self._state is None:
             return first
         if self._rows is None:
-            _log.warning("the order of the rows is not kept in %s: it must be the same in each epoch", self.path)
+            _log.warning("the order of the rows is not saved in %s: it must be the same in each epoch", self.path)
         self.epoch = self._state["epoch"]
         return epochs if self._state["stopped"] else self.epoch
 
     def _check(self, state: dict[str, Any], epochs: int) -> None:
-        """Refuse a state of another fit."""
+        """Reject the state of another fit."""
         made, now = _flat(state["made"]), _flat(self._made)
         for name in (*made, *now):
             if made.get(name) != now.get(name):
                 raise InputError(
-                    f"the state {str(self.path)!r} is of another fit: its {name} is {made.get(name)!r}, "
-                    f"not {now.get(name)!r}; delete it to begin anew"
+                    f"the state {str(self.path)!r} belongs to another fit: its {name} is {made.get(name)!r}, "
+                    f"not {now.get(name)!r}; delete it to start over"
                 )
         if state["epoch"] > epochs:
             raise InputError(
-                f"the state {str(self.path)!r} is of a fit of {state['epoch']} epochs, and {epochs} are asked; "
-                "delete it to begin anew"
+                f"the state {str(self.path)!r} has {state['epoch']} epochs already, and {epochs} are requested; "
+                "delete it to start over"
             )
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        """Bring back the variables."""
+        """Restore the variables."""
         if self._others is None:
             raise InputError(
-                "Resume works in the fit of a tfsoftmax model; tfsoftmax.accelerate(model) makes another one so"
+                "Resume works in the fit of a tfsoftmax model; call tfsoftmax.accelerate(model) on any other"
             )
         if self._state is None:
             return
@@ -132,10 +133,10 @@ class Resume(keras.callbacks.Callback):
         shapes = [tuple(variable.shape) for variable in variables]
         if shapes != [array.shape for array in kept]:
             raise InputError(
-                f"the state {str(self.path)!r} is of another model: its variables are "
-                f"{[array.shape for array in kept]}, not {shapes}; delete it to begin anew"
+                f"the state {str(self.path)!r} belongs to another model: its variables are "
+                f"{[array.shape for array in kept]}, not {shapes}; delete it to start over"
             )
-        text = f"going on after epoch {self.epoch}, from {self.path}"
+        text = f"continuing after epoch {self.epoch}, from {self.path}"
         if self.params.get("verbose"):
             print(text)
         else:
@@ -144,18 +145,18 @@ class Resume(keras.callbacks.Callback):
             variable.assign(array)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """After all callbacks have ended the epoch before: keep the state."""
-        if not self._bring_back() and epoch > self.epoch:
-            self._keep(epoch)
+        """Save the state, once all callbacks have ended the epoch before."""
+        if not self._restore() and epoch > self.epoch:
+            self._save(epoch)
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        """Keep the state of the last epoch, before other callbacks choose weights."""
-        if not self._bring_back() and self.model.history.epoch:
-            self._keep(self.model.history.epoch[-1] + 1)
+        """Save the state of the last epoch, before other callbacks choose weights."""
+        if not self._restore() and self.model.history.epoch:
+            self._save(self.model.history.epoch[-1] + 1)
         self._others = None
 
-    def _bring_back(self) -> bool:
-        """Bring back what callbacks know, once all of them have begun; gives whether there was something."""
+    def _restore(self) -> bool:
+        """Restore the state of the callbacks, once all of them have started; return whether there was one."""
         if self._state is None:
             return False
         history = self.model.history
@@ -166,7 +167,7 @@ class Resume(keras.callbacks.Callback):
         self._state = None
         return True
 
-    def _keep(self, epoch: int) -> None:
+    def _save(self, epoch: int) -> None:
         self.epoch = epoch
         if not chief(self.model.distribute_strategy):
             return
@@ -184,11 +185,11 @@ class Resume(keras.callbacks.Callback):
         except OSError as error:
             raise TrainingError(
                 f"cannot write the state {str(self.path)!r} after epoch {epoch}: {error.strerror}; "
-                "mend that, and the same command goes on where the last state was kept"
+                "fix that, and the same command continues from the last saved state"
             ) from error
 
     def _signature(self) -> dict[str, Any]:
-        """What must be the same for a fit to go on."""
+        """What must be the same for a fit to continue."""
         model, rows = self.model, self._rows
         optimizer = _described(model.optimizer)
         # a callback may have changed it since, in a fit that was interrupted in this process
@@ -216,7 +217,7 @@ class Resume(keras.callbacks.Callback):
 
 
 def write(path: Path, state: dict[str, Any]) -> None:
-    """Write a state: JSON values, and arrays anywhere among them. The file that was there becomes ``PATH.before``."""
+    """Write a state: JSON values, with arrays anywhere among them. The previous file becomes ``PATH.before``."""
     arrays: dict[str, Any] = {}
 
     def plain(value: Any) -> Any:
@@ -224,7 +225,7 @@ def write(path: Path, state: dict[str, Any]) -> None:
             return value.item()
         array = np.asarray(value)
         if array.dtype.hasobject:
-            raise InputError(f"a state keeps numbers, texts, arrays, lists and dictionaries; got {value!r}")
+            raise InputError(f"a state holds numbers, strings, arrays, lists and dictionaries; got {value!r}")
         arrays[f"array{len(arrays)}"] = array
         return {_ARRAY: f"array{len(arrays) - 1}"}
 
@@ -236,10 +237,10 @@ def write(path: Path, state: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """The newest whole state: of ``path``, else of the file before, with one line that says so; None: there is none.
+    """Return the newest intact state, of ``path`` or else of the previous file, which is logged; None without files.
 
     Raises:
-        InputError: there are files and none is whole.
+        InputError: there are files, and none is intact.
     """
     damaged: list[str] = []
     for file in (path, before(path)):
@@ -251,16 +252,16 @@ def read(path: Path) -> dict[str, Any] | None:
             raise InputError(f"cannot read the state {str(file)!r}: {error.strerror}") from error
         if (state := content_of(content)) is not None:
             if damaged:
-                _log.warning("the state %s is damaged: going on from the one before, %s", damaged[0], file)
+                _log.warning("the state %s is damaged: continuing from the previous one, %s", damaged[0], file)
             return state
         damaged.append(str(file))
     if damaged:
-        raise InputError(f"the state {' and '.join(map(repr, damaged))} is damaged; delete it to begin anew")
+        raise InputError(f"the state {' and '.join(map(repr, damaged))} is damaged; delete it to start over")
     return None
 
 
 def recovered(path: Path) -> dict[str, Any] | None:
-    """As :func:`read`; a damaged newest file is replaced by the one before, so that it never becomes the one before."""
+    """As :func:`read`; a damaged newest file is replaced by the previous one, so that it never takes its place."""
     state = read(path)
     if state is not None and path.exists() and content_of(path.read_bytes()) is None:
         os.replace(before(path), path)
@@ -268,7 +269,7 @@ def recovered(path: Path) -> dict[str, Any] | None:
 
 
 def content_of(file: bytes) -> dict[str, Any] | None:
-    """The state in the bytes of a file; None if they are not as they were written."""
+    """The state in the bytes of a file; None if they are damaged."""
     head, _, content = file.partition(b"\n")
     if head != f"{_MAGIC} {_digest(content)}".encode():
         return None
@@ -280,7 +281,7 @@ def content_of(file: bytes) -> dict[str, Any] | None:
 
 
 def before(path: Path) -> Path:
-    """Where the state before the one in ``path`` is."""
+    """The file with the state before the one in ``path``."""
     return path.with_name(f"{path.name}.before")
 
 
@@ -314,7 +315,7 @@ def _described(made: Any) -> dict[str, Any]:
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """The values in JSON values, by where they are: ``optimizer.momentum``."""
+    """The leaves of a JSON value by their paths: ``optimizer.momentum``."""
     if not isinstance(value, (dict, list)):
         return {name: value}
     items = value.items() if isinstance(value, dict) else enumerate(value)

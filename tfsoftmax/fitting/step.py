@@ -1,9 +1,9 @@
-"""One batch in TensorFlow: logits by a product whose gradient is fast, and the check of labels."""
+"""One batch in TensorFlow: logits by a product whose gradient is fast, the check of labels, and batches of a stream."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -54,7 +54,7 @@ def linear(dense: keras.layers.Dense, x: tf.Tensor | Sparse, kernel: tf.Tensor, 
 
 @tf.custom_gradient
 def product(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[None, tf.Tensor]]]:
-    """``x @ kernel`` for x ``(batch, F)``, whose gradient is computed as ``(C, F)`` and turned afterwards."""
+    """``x @ kernel`` for x ``(batch, F)``, whose gradient is computed as ``(C, F)`` and then transposed."""
 
     def gradient(upstream: tf.Tensor) -> tuple[None, tf.Tensor]:
         return None, _kernel_gradient(x, upstream)
@@ -95,11 +95,25 @@ def _matmul(a: tf.Tensor, b: tf.Tensor, adjoint: bool = False) -> tf.Tensor:
 
 
 def labels_checked(y: tf.Tensor, classes: int) -> tf.Operation:
-    """To be run before a step: fails where a label is outside ``[0, classes)``, of which XLA would make NaN."""
+    """Run this before a step: it fails if a label is outside ``[0, classes)``; XLA would compute NaN."""
     y = tf.cast(y, tf.int64)
     return tf.debugging.Assert(tf.reduce_all((y >= 0) & (y < classes)), [_WRONG_LABEL])
 
 
-def wrong_label(error: tf.errors.InvalidArgumentError, classes: int) -> Exception:
-    """What to raise for ``error``: InputError where :func:`labels_checked` found a wrong label, else ``error``."""
-    return InputError(f"the data has a label outside [0, {classes})") if _WRONG_LABEL in error.message else error
+class StreamFunctions:
+    """How a stream is run, on one device or many."""
+
+    model: keras.Sequential
+    _stream: Any  # (iterator, number of batches) -> (batches that there were, Keras's logs)
+
+    def stream(self, iterator: Any, count: int) -> dict[str, tf.Tensor]:
+        """Run the next ``count`` batches of a stream, or those that are left; raises StopIteration if none is."""
+        try:
+            done, logs = self._stream(iterator, tf.constant(count))
+        except tf.errors.InvalidArgumentError as error:
+            if _WRONG_LABEL not in error.message:
+                raise
+            raise InputError(f"the data has a label outside [0, {self.model.layers[1].units})") from error
+        if not done:
+            raise StopIteration
+        return logs

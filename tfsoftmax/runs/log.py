@@ -1,9 +1,7 @@
-"""What is told of each epoch: a row in history.csv, progress on standard error, a stop when the loss is no number."""
+"""What happens after each epoch: a row in history.csv, progress on standard error, a stop if the loss is not finite."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import sys
 import time
@@ -13,22 +11,22 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfsoftmax._files import write_text
+from tfsoftmax._files import write_csv
 from tfsoftmax.errors import TrainingError
 from tfsoftmax.spec import RunConfig
 
 
 class Log(keras.callbacks.Callback):
-    """Keeps the rows and writes them after each epoch; as a context manager, owns the progress bar around a ``fit``.
+    """Collects the rows and writes them after each epoch; as a context manager, owns the progress bar around a ``fit``.
 
     Args:
         path: of ``history.csv``; ``None`` writes nothing.
         config: of the run.
-        progress: tell of each epoch: a bar on a terminal, a line an epoch elsewhere.
+        progress: report each epoch: a bar on a terminal, one line per epoch elsewhere.
 
     Attributes:
         rows: epoch, figures and learning rate of each epoch.
-        seconds: wall-clock time of all epochs, also of those before a kill.
+        seconds: wall-clock time of all epochs, including those before a kill.
         diverged: whether the loss was not a number.
 
     Raises:
@@ -42,7 +40,7 @@ class Log(keras.callbacks.Callback):
         self.path, self.config = path, config
         self.rows: list[dict[str, Any]] = []
         self.seconds = 0.0
-        self.diverged = self.told = False
+        self.diverged = self.begun = False
         self.bar = None
         self.lines = progress and not sys.stderr.isatty()
         if progress and not self.lines:
@@ -66,13 +64,13 @@ class Log(keras.callbacks.Callback):
         self.begin = time.perf_counter()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Say where a run goes on."""
-        if epoch and not self.told and (self.bar or self.lines):
-            print(f"going on after epoch {epoch}", file=sys.stderr, flush=True)
-        self.told = True
+        """Say where a run continues."""
+        if epoch and not self.begun and (self.bar or self.lines):
+            print(f"continuing after epoch {epoch}", file=sys.stderr, flush=True)
+        self.begun = True
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        """Write and tell the row of this epoch."""
+        """Write and report the row of this epoch."""
         wrong = [name for name in ("loss", "val_loss") if not math.isfinite(logs.get(name, 0.0))]
         if wrong:
             self.diverged = True
@@ -87,11 +85,7 @@ class Log(keras.callbacks.Callback):
         self.rows.append({"epoch": epoch + 1, **logs, "learning_rate": rate})
         if self.path is None:
             return
-        text = io.StringIO(newline="")
-        table = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(self.rows)
-        write_text(self.path, text.getvalue())
+        write_csv(self.path, self.rows)
         figures = "  ".join(f"{name} {value:.4f}" for name, value in logs.items())
         if self.bar:
             self.bar.update(self.task, completed=epoch + 1, description=figures)

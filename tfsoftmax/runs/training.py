@@ -220,9 +220,9 @@ def _save(model: keras.Model, path: Path) -> None:
 def _same(folder: Path, config: RunConfig, begun: RunConfig) -> None:
     """Raise InputError unless the run that ``begun`` is of is unfinished and goes on with ``config``."""
     if _has_finished(folder):
-        raise InputError(f"run folder {str(folder)!r} exists; choose another --out, or give --overwrite")
+        raise InputError(f"run folder {str(folder)!r} exists; choose another --out, or pass --overwrite")
     if others := differences(begun, config):
         raise InputError(
             f"run folder {str(folder)!r} holds an unfinished run with other settings ({'; '.join(others)}); "
-            "choose another --out, or give --overwrite"
+            "choose another --out, or pass --overwrite"
         )
