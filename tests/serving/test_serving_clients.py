@@ -215,7 +215,7 @@ def test_what_python_calls_json_is_named(server, value):
         ("/v2/models/table/infer", b'{"inputs": [%s]}' % tensor),
     ):
         status, error = server.error("POST", path, body)
-        assert (status, error) == (400, f"{value} at byte {body.index(value.encode())} is no number of JSON: "
+        assert (status, error) == (400, f"{value} at byte {body.index(value.encode())} is not a JSON number: "
                                         "finite numbers are expected")  # fmt: skip
 
 

@@ -126,7 +126,7 @@ def test_keys(export, tmp_path):
     [
         (["--host", "0.0.0.0"], "give --api-key-file FILE, or --insecure"),
         (["--host", "::"], "give --api-key-file FILE, or --insecure"),
-        (["--host", "no such host"], "no name or address"),
+        (["--host", "no such host"], "not a name or address"),
         (["--api-key-file", "EMPTY"], "holds no key"),
         (["--api-key-file", "SHORT"], "16 or more are needed"),
         (["--api-key-file", "NOTHING"], "cannot read the keys"),
@@ -168,7 +168,7 @@ def test_settings_from_the_environment(monkeypatch):
         ('{"exports": "x", "api_keys": {"a": 1}}', "api_keys must be"),
         ('{"exports": "x", "timeout": "9"}', "--timeout"),
         ('{"exports": "x", "access_log": "no"}', "access_log must be true or false"),
-        ('{"exports": "x", "allow_origins": "app.example"}', "is no origin"),
+        ('{"exports": "x", "allow_origins": "app.example"}', "is not one: expected"),
         ('{"exports": "x", "export": 1}', "unexpected keyword argument 'export'"),
         ('{"exports": ', "holds no settings"),
     ]:

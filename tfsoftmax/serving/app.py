@@ -1,4 +1,4 @@
-"""The ASGI app: which path is answered by what."""
+"""The ASGI app: which handler answers which path."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tfsoftmax.serving.wire import JSON, Call, Endpoint, Gate, Reply, access
 
 log = logging.getLogger("tfsoftmax.serving")
 
-LOOK = 0.3  # seconds between two looks at the export folders
+LOOK = 0.3  # seconds between two scans of the export folders
 
 _MODEL = "/v1/models/(?P<model>[^/:]+)(?:/versions/(?P<version>[0-9]{1,19})|/labels/(?P<label>[^/:]+))?"
 _MODEL_2 = "/v2/models/(?P<model>[^/:]+)(?:/versions/(?P<version>[0-9]{1,19}))?"
@@ -50,7 +50,7 @@ _PAGE_HEADERS = (
 
 
 class Handlers:
-    """What answers each path: a thin layer from HTTP to the protocols."""
+    """The handlers of all paths: a thin layer between HTTP and the protocols."""
 
     def __init__(self, models: Models, gate: Gate):
         self.models, self.gate = models, gate
@@ -96,7 +96,7 @@ class Handlers:
         return tfserving.status(states)
 
     async def described(self, function: Callable[[Version], bytes], call: Call) -> bytes:
-        """Whatever follows from the version alone."""
+        """An answer that depends on the version alone."""
         return function(self.version(call))
 
     async def ready(self, call: Call) -> bytes:
@@ -104,7 +104,7 @@ class Handlers:
         return msgspec.json.encode({"name": self.version(call).name, "ready": True})
 
     async def all_ready(self, call: Call) -> Reply:
-        """Readiness of the server: each model that was found has a version that answers."""
+        """Readiness of the server: each model has a version that answers."""
         shown = self.models.shown
         ready = bool(shown.current) and shown.current.keys() == shown.states.keys()
         return Reply(b'{"ready":%s}' % (b"true" if ready else b"false"), status=200 if ready else 503)
@@ -133,13 +133,13 @@ def _flags(query: bytes) -> dict[str, bool]:
     found = {}
     for name, value in urllib.parse.parse_qsl(query.decode("latin-1"), keep_blank_values=True):
         if name not in ("fit", "invert") or value not in values or name in found:
-            raise InputError(f"the query may hold fit and invert, once, each true or false; got {name!r}={value!r}")
+            raise InputError(f"the query may contain fit and invert, once each, true or false; got {name!r}={value!r}")
         found[name] = values[value]
     return found
 
 
 class App(Starlette):
-    """Starlette, but an endpoint that matches is called at once: it needs none of the middleware for errors."""
+    """Starlette, but a matching endpoint is called directly: it does not need the error middleware."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection."""
@@ -152,7 +152,7 @@ class App(Starlette):
 
 
 async def _error(settings: Settings, request: Request, error: HTTPException) -> Response:
-    """What the router itself refuses: no such path, another method."""
+    """The router's own errors: unknown path, wrong method."""
     text = error.detail if error.status_code == 405 else f"there is nothing at {request.url.path!r}"
     reply = Reply.error(error.status_code, text)
     metrics.count("", "other", error.status_code)
@@ -174,7 +174,7 @@ async def _lifespan(models: Models, gate: Gate, app: Starlette) -> AsyncIterator
                 log.exception("looking for new versions failed; trying again")
 
     gc.collect()
-    gc.freeze()  # what was imported stays: collections need not walk over it
+    gc.freeze()  # imported objects stay: garbage collections need not visit them
     task = asyncio.create_task(follow())
     yield
     task.cancel()

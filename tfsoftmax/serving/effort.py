@@ -1,4 +1,4 @@
-"""What one request may cost: little in the event loop, more in the helper process."""
+"""The budget of one request: small in the event loop, larger in the helper process."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import zlib
 
 from tfsoftmax.errors import InputError
 
-INLINE = 128 * 1024  # bytes of a body up to which an answer takes less time than a change of processes is worth
+INLINE = 128 * 1024  # bytes of a body up to which it is cheaper to answer here than in the helper
 PIECE = 16 * 2**20  # bytes that are decompressed at once
-MAX_PIXELS = 32_000_000  # of the pictures of one request; more would take long and much memory to decode
+MAX_PIXELS = 32_000_000  # of all pictures in one request; more would take too long and too much memory to decode
 
 
 class TooMuch(Exception):
-    """More than the event loop should do: the request begins again in the helper process."""
+    """Too much for the event loop: the request starts over in the helper process."""
 
 
 class Refused(Exception):
-    """An answer that is an error: its status, its text, and headers beyond the usual ones."""
+    """An error answer: its status, its text, and extra headers."""
 
     def __init__(self, status: int, text: str, *headers: tuple[bytes, bytes]):
         super().__init__(text)
@@ -26,11 +26,11 @@ class Refused(Exception):
 
 @dataclasses.dataclass(slots=True)
 class Effort:
-    """What is left to one request.
+    """The remaining budget of one request.
 
     Args:
         max_body: bytes of its body after decompression.
-        inline: computed in the event loop, where TooMuch ends it early.
+        inline: computed in the event loop, where exceeding the budget raises TooMuch.
         files: bytes of picture files, in the event loop.
         pixels: pixels of its pictures.
         numbers: numbers in its answer, in the event loop.
@@ -44,17 +44,17 @@ class Effort:
 
     @classmethod
     def here(cls, max_body: int) -> Effort:
-        """What the event loop may spend on one request: two milliseconds or so."""
+        """The budget in the event loop: about two milliseconds."""
         return cls(max_body, True, pixels=INLINE)
 
     def picture_file(self, size: int) -> None:
-        """Spend the opening of a file of ``size`` bytes, before anything looks into it."""
+        """Account for opening a picture file of ``size`` bytes, before it is opened."""
         self.files -= size
         if self.inline and self.files < 0:
             raise TooMuch
 
     def picture(self, width: int, height: int) -> None:
-        """Spend the decoding of a picture, before it begins. Raises InputError."""
+        """Account for decoding a picture, before it is decoded. Raises InputError."""
         self.pixels -= width * height
         if self.pixels < 0:
             if self.inline:
@@ -65,13 +65,13 @@ class Effort:
             )
 
     def answer(self, numbers: int) -> None:
-        """Spend an answer of so many numbers, before it is computed."""
+        """Account for an answer of so many numbers, before it is computed."""
         self.numbers -= numbers
         if self.inline and self.numbers < 0:
             raise TooMuch
 
     def decompress(self, body: bytes, encoding: bytes) -> bytes:
-        """A gzip or deflate body, whole. Raises Refused."""
+        """Decompress a gzip or deflate body. Raises Refused."""
         if encoding in (b"", b"identity"):
             return body
         check_encoding(encoding)
@@ -100,11 +100,11 @@ class Effort:
                 break
         else:
             return b"".join(parts)
-        raise Refused(400, f"the {encoding.decode()} body is cut off, or something follows its end")
+        raise Refused(400, f"the {encoding.decode()} body is truncated, or data follows its end")
 
 
 def check_encoding(encoding: bytes) -> None:
-    """Raise Refused unless bodies of this content encoding are read."""
+    """Raise Refused unless this content encoding is supported."""
     if encoding not in (b"", b"identity", b"gzip", b"x-gzip", b"deflate"):
         text = f"content encoding {encoding.decode('latin-1')!r} is not supported; gzip, deflate and identity are"
         raise Refused(415, text, (b"accept-encoding", b"gzip, deflate"))

@@ -1,4 +1,4 @@
-"""Why: the evidence of a linear model, element by element, and what the page shows of a model."""
+"""Explanations: the evidence of a linear model, element by element, and the page's view of a model."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def preprocess(version: Version, raw: np.ndarray) -> np.ndarray:
 
 
 def card(version: Version) -> bytes:
-    """Everything that the page shows of a model: figures of its manifest, sample rows, a template for each class."""
+    """Everything that the page shows about a model: figures of its manifest, sample rows, a template for each class."""
     spec, manifest = version.spec, version.manifest
     answer: dict[str, Any] = {
         "name": version.name,

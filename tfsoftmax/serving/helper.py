@@ -1,6 +1,6 @@
-"""A process beside the server's, for what would hold the event loop up: large bodies, packed ones, pictures.
+"""A helper process for what would block the event loop: large bodies, compressed ones, pictures.
 
-It can be bounded and ended as no thread can: its memory by the kernel, its work by a kill when nobody waits any more.
+Unlike a thread it can be bounded and ended: its memory by the kernel, its work by a kill when the client has left.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tfsoftmax.serving")
 
-WAITING = 32  # requests that may wait for the helper; more are answered 503
-# large blocks of memory go back to the kernel when they are freed, so that each request finds as much as the one before
+WAITING = 32  # requests that may wait for the helper; further ones are answered 503
+# large blocks are returned to the kernel when freed, so that every request has the same memory available
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**20), "MALLOC_ARENA_MAX": "1"}
-_LENGTHS = struct.Struct("<QQ")  # of the description and of the content, which follow
+_LENGTHS = struct.Struct("<QQ")  # of the description and the content that follow
 
 
 def perform(function: Callable[..., Any], body: bytes, encoding: bytes, effort: Effort, *arguments: Any) -> Any:
-    """``function(body, *arguments, effort)`` of a body that may be packed."""
+    """``function(body, *arguments, effort)`` of a body that may be compressed."""
     return function(effort.decompress(body, encoding), *arguments, effort)
 
 
 class Helper:
-    """The process, started when it is first needed, and one request after the other in it.
+    """The process, started when first needed; it handles one request after the other.
 
     Args:
         max_body: bytes of one body after decompression.
-        memory: bytes that it may take for one request, beyond what it takes idle.
+        memory: bytes that it may use for one request, beyond what it uses when idle.
     """
 
     def __init__(self, max_body: int, memory: int):
         self.max_body, self.memory = max_body, memory
         self._process: Any = None
-        self._known: dict[str, Version] = {}  # what the process has been sent
+        self._known: dict[str, Version] = {}  # versions that the process has received
         self._starting: asyncio.Task[Process] | None = None
         self._turn = asyncio.Lock()
         self._waiting = 0
@@ -61,10 +61,10 @@ class Helper:
     async def perform(
         self, function: Callable[..., Any], body: bytes, encoding: bytes, version: Version, *arguments: Any
     ) -> Any:
-        """As :func:`perform`, in the process; ``version`` is the first of the arguments.
+        """As :func:`perform`, in the process; ``version`` is the first argument.
 
         Raises:
-            Refused: too many wait, the request takes too much memory, or the process has died of it.
+            Refused: too many requests wait, or this one needs too much memory or has crashed the process.
             InputError: what the function raises.
         """
         if self._waiting >= WAITING:
@@ -79,7 +79,7 @@ class Helper:
                     await self._end()
                     log.error("the helper process ended (%s) while it worked on a request", process.returncode)
                     raise Refused(500, "the request could not be computed") from error
-                except asyncio.CancelledError:  # nobody waits for the answer any more
+                except asyncio.CancelledError:  # the client no longer waits
                     process.kill()
                     self._process = None
                     raise
@@ -97,7 +97,7 @@ class Helper:
         if self._process is None:
             if self._starting is None:
                 self._starting = asyncio.create_task(self._start())
-            # a request whose time is over does not stop the start, or short times would never see its end
+            # a request that times out does not cancel the start, or it would never finish under short timeouts
             self._process = await asyncio.shield(self._starting)
             self._starting, self._known = None, {}
         return self._process
@@ -148,12 +148,12 @@ class Helper:
 
 
 def main(max_body: int, memory: int) -> None:
-    """Answer what comes on standard input, until it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server is asked to stop, and answers first
+    """Answer requests from standard input until it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server stops this process after its last answer
     source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever prints does not print into the answers
+    os.dup2(2, 1)  # so that print cannot write into the answers
     for module in ("PIL.Image", "onnx", "onnxruntime", "tfsoftmax.serving.explain", "tfsoftmax.serving.openinference"):
-        importlib.import_module(module)  # now, and not in the time of the first request
+        importlib.import_module(module)  # now, not during the first request
     sink.write(b"0")
     sink.flush()
     known: dict[str, Version] = {}
@@ -168,7 +168,7 @@ def main(max_body: int, memory: int) -> None:
             described, content = _answer(function, body, encoding, effort, known[name], arguments)
         except MemoryError:
             described, content = (
-                [413, f"the request takes more than {memory >> 20} MiB of memory; send fewer rows", []],
+                [413, f"the request needs more than {memory >> 20} MiB of memory; send fewer rows", []],
                 b"",
             )
         packed = msgspec.msgpack.encode(described)
@@ -195,14 +195,14 @@ def _answer(
     except Refused as error:
         return [error.status, str(error), error.headers], b""
     except Exception as error:
-        if "alloc" in str(error).lower():  # ONNX Runtime's own way to say it
+        if "alloc" in str(error).lower():  # how ONNX Runtime reports it
             raise MemoryError from error
         traceback.print_exc()
         return [500, "internal error; the server's log has it", []], b""
 
 
 def _limit_memory(more: int) -> None:
-    """Let this process take so many bytes more than it has now, where the kernel tells and bounds it."""
+    """Limit this process to ``more`` bytes beyond its present memory, if the kernel supports that."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmData:"):

@@ -1,4 +1,4 @@
-"""Prometheus metrics, right with several workers: those share files where PROMETHEUS_MULTIPROC_DIR says."""
+"""Prometheus metrics, summed over workers, which share files in the folder PROMETHEUS_MULTIPROC_DIR."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _answered = functools.lru_cache(1024)(_last.labels)
 
 
 def count(model: str, verb: str, status: int, seconds: float | None = None, rows: int = 0) -> None:
-    """Count one answered request; ``model`` is empty where no served model was named."""
+    """Count one answered request; ``model`` is empty if the request named no served model."""
     _request(model, verb, status).inc()
     if seconds is not None:
         _time(model, verb).observe(seconds)
@@ -67,22 +67,22 @@ def unseen(model: str, column: str, values: int) -> None:
 
 
 def served(model: str, version: int) -> None:
-    """Note the version that is served now."""
+    """Record the version that is served now."""
     _version.labels(model).set(version)
 
 
 def refused(model: str, versions: int) -> None:
-    """Note how many versions are refused now."""
+    """Record how many versions are refused now."""
     _refused.labels(model).set(versions)
 
 
 def forget(process: int | None) -> None:
-    """Drop what a worker that has ended said of its present state."""
+    """Drop the gauges of a worker that has ended."""
     multiprocess.mark_process_dead(process)
 
 
 def totals(model: str) -> dict[str, float]:
-    """What was answered for a model since the start, all verbs and workers together.
+    """The requests answered for a model since the start, over all verbs and workers.
 
     Returns:
         ``rows``; ``good`` and ``bad`` requests; ``good_seconds`` and ``bad_seconds``; ``last``, the Unix time of the

@@ -1,4 +1,4 @@
-"""The models that are served: found on disk, verified, warmed up, then switched to."""
+"""The served models: found on disk, verified, warmed up, then switched to."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Identity = tuple[tuple[str, int, int, int], ...]
 
 
 def outputs_of(classes: int) -> list[tuple[str, str, tuple[int, ...]]]:
-    """Name, dtype and shape of each output of a model with so many classes."""
+    """Name, dtype and shape of each output of a model with ``classes`` classes."""
     return [
         ("logits", "float32", (-1, classes)),
         ("probabilities", "float32", (-1, classes)),
@@ -36,7 +36,7 @@ def outputs_of(classes: int) -> list[tuple[str, str, tuple[int, ...]]]:
 
 
 class Version(Predictor):
-    """One version of a model, in memory whole: what happens to its folder later does not matter.
+    """One version of a model, fully in memory: later changes to its folder do not matter.
 
     Args:
         name: the model's name.
@@ -45,7 +45,7 @@ class Version(Predictor):
         refuse_unseen: refuse rows of a table that have a value that training did not see.
 
     Raises:
-        InputError: the folder is not whole, or answers otherwise than its reference rows say.
+        InputError: the folder is damaged, or its answers differ from its reference rows.
     """
 
     def __init__(self, name: str, folder: Path, max_rows: int, *, refuse_unseen: bool = False):
@@ -59,7 +59,7 @@ class Version(Predictor):
         self._warm_up()
 
     def answer(self, raw: np.ndarray, names: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-        """As :meth:`Predictor.answer`, in blocks: ONNX Runtime keeps for good what memory it has ever needed."""
+        """As :meth:`Predictor.answer`, in blocks: ONNX Runtime never releases the memory that it has needed."""
         if len(raw) <= BLOCK:
             return super().answer(raw, names)
         found = [super(Version, self).answer(raw[start : start + BLOCK], names) for start in range(0, len(raw), BLOCK)]
@@ -86,15 +86,15 @@ class Version(Predictor):
             logits = self.answer(part)["logits"]
             wanted = logits if self.reference is None else self.reference.logits[: len(part)]
             if logits.shape != wanted.shape or not np.allclose(logits, wanted, rtol=1e-4, atol=1e-3):
-                raise InputError(f"{str(self.folder)!r} does not answer as its reference rows say; export it again")
+                raise InputError(f"{str(self.folder)!r} gives other answers than its reference rows; export it again")
 
 
 class Shown(NamedTuple):
-    """What requests see: never changed, but replaced as a whole.
+    """What requests see: immutable, replaced as a whole.
 
     Attributes:
         current: name -> the version that answers.
-        states: name -> version number -> (state as TensorFlow Serving calls it, why it is not served).
+        states: name -> version number -> (state in TensorFlow Serving's terms, why it is not served).
     """
 
     current: dict[str, Version]
@@ -102,7 +102,7 @@ class Shown(NamedTuple):
 
 
 class Models:
-    """All models by name; :meth:`refresh` follows what is on disk.
+    """All models by name; :meth:`refresh` follows the disk.
 
     Args:
         settings: names the export folders.
@@ -111,8 +111,8 @@ class Models:
         shown: the models as they are now.
 
     Raises:
-        InputError: a folder that is not an export, two models of one name, or a named export without a version that
-            can be served.
+        InputError: a folder that is not an export, two models with one name, or an export without a version that can
+            be served.
     """
 
     def __init__(self, settings: Settings):
@@ -126,7 +126,7 @@ class Models:
         self.refresh()
         for name, states in self.shown.states.items():
             if name not in self.shown.current:
-                why = max(states.items())[1][1] if states else "it holds no version"
+                why = max(states.items())[1][1] if states else "it has no version"
                 raise InputError(f"model {name!r} cannot be served: {why}")
 
     def get(self, name: str, version: str | None) -> Version:
@@ -138,22 +138,22 @@ class Models:
         return model
 
     def refresh(self) -> None:
-        """Look at the disk once, and load what is new. Answers go on from the old versions meanwhile."""
+        """Scan the disk once, and load what is new. Old versions answer meanwhile."""
         for name, folder in self._folders().items():
             try:
                 self._follow(name, folder)
                 self._forget(name, folder)
-            except OSError as error:  # a folder that vanishes under our eyes; the next look will tell
-                log.warning("%s: cannot look into %s: %s", name, folder, error)
+            except OSError as error:  # a folder that is being removed; the next scan will show
+                log.warning("%s: cannot read %s: %s", name, folder, error)
             self._show()
 
     def _show(self, version: Version | None = None) -> None:
-        """Publish the states, and ``version`` as the one of its name that answers."""
+        """Publish the states, and ``version`` as the one that answers under its name."""
         current = self.shown.current if version is None else {**self.shown.current, version.name: version}
         self.shown = Shown(current, {name: dict(states) for name, states in self._states.items()})
 
     def _folders(self, strict: bool = False) -> dict[str, Path]:
-        """Model name -> export folder: the name as given, whatever it is a link to."""
+        """Model name -> export folder: the name as given, even if it is a link."""
         found: dict[str, Path] = {}
         for given in self.settings.exports:
             try:
@@ -174,12 +174,12 @@ class Models:
         return found
 
     def _follow(self, name: str, folder: Path) -> None:
-        """Make the newest version that is whole the current one of ``name``."""
+        """Make the newest valid version the current one of ``name``."""
         current, states = self.shown.current.get(name), self._states.setdefault(name, {})
         numbers = versions(folder)
         for number in reversed(numbers):
             if current is not None and number < current.number and current.number in numbers:
-                return  # a served version whose files were damaged goes on from memory
+                return  # a served version whose files were damaged stays in memory
             identity = _identity(folder / str(number))
             if current is not None and number == current.number and identity == self._identities[name]:
                 return
@@ -206,7 +206,7 @@ class Models:
         return Version(name, folder, self.settings.max_rows, refuse_unseen=refuse)
 
     def _forget(self, name: str, folder: Path) -> None:
-        """Drop what is known of versions that are neither served nor there."""
+        """Drop the state of versions that are neither served nor on disk."""
         kept = {self.shown.current[name].number if name in self.shown.current else 0, *versions(folder)}
         self._states[name] = {number: state for number, state in self._states[name].items() if number in kept}
         self._broken = {key: value for key, value in self._broken.items() if key[0] != name or key[1] in kept}
@@ -220,7 +220,7 @@ class Models:
         if old is not None and old.number != version.number:
             states[old.number] = ("END", "")
         states[version.number] = ("AVAILABLE", "")
-        self._show(version)  # from here on new requests see it; those under way keep the old one
+        self._show(version)  # new requests see it from here on; those under way keep the old one
         metrics.served(name, version.number)
         log.info("%s: version %d is served%s", name, version.number, f", {old.number} goes" if old else "")
 
@@ -231,7 +231,7 @@ def _exports(given: str) -> list[tuple[str, Path]]:
     if equals and not Path(given).exists():
         folder = Path(rest)
         if not name or "/" in name:
-            raise InputError(f"{given!r}: the name before = must be one word without / and :")
+            raise InputError(f"{given!r}: the name before = must not be empty or contain / or :")
         found = [(name, folder)] if versions(folder) else []
     else:
         folder = Path(given)
@@ -251,12 +251,12 @@ def _exports(given: str) -> list[tuple[str, Path]]:
 
 
 def _identity(folder: Path) -> Identity:
-    """Changes when a file in the folder does, or what a link in it points to."""
+    """A value that changes when a file in the folder, or the target of a link in it, changes."""
     found: list[tuple[str, int, int, int]] = []
     for path in sorted(folder.rglob("*")):
         try:
             status = path.stat()
-        except OSError:  # a link to nothing
+        except OSError:  # a dangling link
             status = path.lstat()
         found.append((str(path.relative_to(folder)), status.st_size, status.st_mtime_ns, status.st_ino))
     return tuple(found)

@@ -1,4 +1,4 @@
-"""The OpenAPI document, made from the models that are served: exactly what is taken."""
+"""The OpenAPI document, generated from the served models: exactly what is accepted."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def _model(version: Version, keyed: bool) -> dict[str, Any]:
     status = _object({"error_code": _TEXT, "error_message": _TEXT})
     states = _list(_object({"version": _TEXT, "state": _TEXT, "status": status}))
     tensor = {"name": _TEXT, "datatype": _TEXT, "shape": _list(_WHOLE)}
-    told = _object(
+    metadata = _object(
         {
             "name": _TEXT,
             "versions": _list(_TEXT),
@@ -164,7 +164,7 @@ def _model(version: Version, keyed: bool) -> dict[str, Any]:
         },
         first: {"get": _get("States of the versions", _object({"model_version_status": states}), *codes)},
         f"{first}/metadata": {"get": _get("Signatures", {"type": "object"}, *codes)},
-        second: {"get": _get("Metadata of the model", told, *codes)},
+        second: {"get": _get("Metadata of the model", metadata, *codes)},
         f"{second}/config": {"get": _get("Configuration, as Triton shows it", {"type": "object"}, *codes)},
         f"{second}/stats": {"get": _get("Statistics, as Triton counts", _STATISTICS, *codes)},
         f"{second}/ready": {"get": _get("Whether it answers", _object({"name": _TEXT, "ready": _TRUTH}), *codes)},

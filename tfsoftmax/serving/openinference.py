@@ -42,7 +42,7 @@ class _Request(Struct):
 
 
 class _Wanted(NamedTuple):
-    """How an output is asked for."""
+    """How an output is requested."""
 
     binary: bool
     classes: int  # of the classification extension: so many of the best classes; 0: the tensor itself
@@ -79,7 +79,7 @@ def metadata(version: Version) -> bytes:
 
 
 def config(version: Version) -> bytes:
-    """The model's configuration, as Triton shows it: what ``config.pbtxt`` says."""
+    """The model's configuration, as Triton shows it: the content of ``config.pbtxt``."""
     spec, classes = version.spec, len(version.spec.classes)
     one = {"dims": [1], "reshape": {"shape": []}}
     many = {"dims": [classes], "label_filename": f"{version.number}/assets/labels.txt"}
@@ -103,7 +103,7 @@ def config(version: Version) -> bytes:
 
 
 def statistics(versions: list[Version]) -> bytes:
-    """What was answered so far, as Triton counts it: by any path and, where there are several, by all workers."""
+    """The requests answered so far, as Triton counts them, over all paths and workers."""
     nothing = {"count": 0, "ns": 0}
 
     def one(version: Version) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def statistics(versions: list[Version]) -> bytes:
 
 
 def index(body: bytes, shown: Shown) -> bytes:
-    """The models and their versions; with ``{"ready": true}`` those alone that answer."""
+    """The models and their versions; with ``{"ready": true}`` only those that answer."""
     ready = False
     if body.strip():
         ready = _flag(tensors.decode(_READY, body), "ready", False)
@@ -206,14 +206,14 @@ def infer(
 
 
 def _best(values: np.ndarray, count: int, names: tuple[str, ...]) -> np.ndarray:
-    """The classification extension: of each row the best classes, best first, each as ``value:index:name``."""
+    """The classification extension: the best classes of each row, best first, as ``value:index:name``."""
     order = np.argsort(-values, axis=1, kind="stable")[:, :count]
     rows = [[f"{row[k]:f}:{k}:{names[k]}" for k in best] for row, best in zip(values, order, strict=True)]
     return np.array(rows, object).reshape(order.shape)
 
 
 def _keys(request: _Request) -> int:
-    """Keys in the request, all objects together."""
+    """Number of keys in the request, over all objects."""
     keys = _known(request)
     for item in [*request.inputs, *(request.outputs or ())]:
         keys += _known(item) + len(item.parameters or ())
@@ -261,13 +261,13 @@ def _raw(request: _Request, tail: bytes, version: Version) -> np.ndarray:
 
 
 def _no_shared_memory(kind: str, item: _Input | _Output) -> None:
-    """Raise InputError where a tensor is elsewhere than in the request or the answer."""
+    """Raise InputError if a tensor is not in the request or the answer itself."""
     if (item.parameters or {}).get("shared_memory_region") is not None:
         raise InputError(f"{kind} {item.name!r} names a shared_memory_region: this server shares no memory, send data")
 
 
 def _wanted(request: _Request, version: Version) -> dict[str, _Wanted]:
-    """Output name -> how it is asked for, in the order of the request."""
+    """Output name -> how it is requested, in the order of the request."""
     everywhere = _flag(request.parameters, "binary_data_output", False)
     shapes = {name: shape for name, _, shape in outputs_of(len(version.spec.classes))}
     if not request.outputs:
@@ -297,6 +297,6 @@ def _flag(parameters: dict[str, Any] | None, name: str, default: bool) -> bool:
 
 
 def _bytes(texts: np.ndarray) -> bytes:
-    """Strings in the binary form: each after its length in 4 bytes."""
+    """Strings in binary form: each preceded by its length in 4 bytes."""
     encoded = [text.encode() for text in texts.ravel()]
     return b"".join(len(text).to_bytes(4, "little") + text for text in encoded)

@@ -23,7 +23,7 @@ _BLANK = b" \t\r\n"
 
 
 class Convert(NamedTuple):
-    """What the request says of its pictures.
+    """How the request wants its pictures read.
 
     Attributes:
         fit: convert another colour mode or size, as ``tfsoftmax predict --fit`` does.
@@ -37,7 +37,7 @@ class Convert(NamedTuple):
 
 
 def in_body(body: bytes, kind: bytes) -> list[bytes] | None:
-    """The picture files that a body is or holds; None where it is something else, presumably JSON.
+    """The picture files that a body is or contains; None if it is something else, presumably JSON.
 
     Args:
         body: the whole body.
@@ -90,7 +90,7 @@ def array(content: bytes, spec: ModelSpec, convert: Convert, effort: Effort) -> 
 
 
 def _size(content: bytes) -> tuple[int, int]:
-    """Width and height as the file's head says; nothing where it cannot be read, which is found again later."""
+    """Width and height from the file's header; zeros if it cannot be read, which is reported later."""
     from PIL import Image
 
     try:
@@ -99,5 +99,5 @@ def _size(content: bytes) -> tuple[int, int]:
             return Image.open(io.BytesIO(content), formats=tuple(inputs.PICTURES)).size
     except MemoryError:
         raise
-    except Exception:  # of a broken file Pillow's readers raise whatever they stumble over
+    except Exception:  # Pillow's readers raise anything on broken files
         return 0, 0

@@ -12,8 +12,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from tfsoftmax.serving.wire import Reply
 
 MAX_HEADERS = 64 * 1024  # bytes of the head of one request
-PIECE = 16 * 1024  # bytes parsed at once; by so much a head may be larger
-LINGER = 0.5  # seconds that an idle connection has left for one more request once the server is told to stop
+PIECE = 16 * 1024  # bytes parsed at once; a head may exceed its limit by this much
+LINGER = 0.5  # seconds that an idle connection stays open for one more request when the server is stopping
 QUIET = 1.0  # seconds without a byte after which a connection that was answered early is closed
 
 
@@ -21,10 +21,11 @@ class Protocol(HttpToolsProtocol):
     """One connection.
 
     - What is not HTTP, and heads that are too large or too slow, are answered in the one form of errors.
-    - An answer that is sent before the whole request has come is followed by the end of our side alone; what still
-      comes is read and dropped. A connection that is closed on unread bytes is reset: the client never sees the answer.
-    - A request that offers another protocol (``Upgrade: h2c``, as Java's client does) is answered by this one.
-    - A server that stops drops no request.
+    - After an answer that precedes the end of the request, only our side of the connection is closed; what still
+    arrives
+      is read and dropped. To close a connection with unread bytes resets it, and the client never sees the answer.
+    - A request that offers another protocol (``Upgrade: h2c``, as Java's client does) is answered over HTTP/1.1.
+    - A stopping server drops no request.
     """
 
     def __init__(self, config: Any, **options: Any):
@@ -38,19 +39,19 @@ class Protocol(HttpToolsProtocol):
         self._deadline = 0.0  # of an ended connection
 
     def connection_made(self, transport: Any) -> None:
-        """A new connection: its first head has to come in time."""
+        """A new connection: its first head must arrive in time."""
         super().connection_made(transport)
         self._timer = self.loop.call_later(self.head_timeout, self._too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The end."""
+        """The connection has ended."""
         self._stop_timer()
         super().connection_lost(exc)
 
     # ---- what the parser calls
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """A request starts."""
         if not self._silent:
             super().on_message_begin()
             self._head, self._between = 1, False
@@ -67,7 +68,7 @@ class Protocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Its head is there."""
+        """Its head is complete."""
         if self._silent:
             return
         self._head = 0
@@ -78,7 +79,7 @@ class Protocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
-        """Its body is there, unless the parser has left it for another protocol."""
+        """Its body is complete, unless the parser has left it to another protocol."""
         if not self.parser.should_upgrade():
             super().on_message_complete()
             self._between = True
@@ -86,7 +87,7 @@ class Protocol(HttpToolsProtocol):
     # ---- bytes
 
     def data_received(self, data: bytes) -> None:
-        """Bytes: parse them, and see to the limits of a head."""
+        """Parse bytes, and enforce the limits of a head."""
         self._unset_keepalive_if_required()
         for start in range(0, len(data), PIECE):
             if self._ended:
@@ -97,7 +98,7 @@ class Protocol(HttpToolsProtocol):
             piece = data[start : start + PIECE] if len(data) > PIECE else data
             self._parse(piece)
             if self._head:
-                # all of this piece, unless the head begins within it: then it cannot be told how much
+                # all of this piece, unless the head starts within it: then it is unknown how much
                 self._head = before + len(piece) if self._begun == (1 if between else 0) else 1
                 if self._head > MAX_HEADERS:
                     self._refuse(431, f"the head of the request is larger than {MAX_HEADERS} bytes")
@@ -113,7 +114,7 @@ class Protocol(HttpToolsProtocol):
             self._refuse(400, "Invalid HTTP request received.")
 
     def _decline(self, rest: bytes) -> None:
-        """Go on in HTTP/1.1: a new parser takes the body, which the old one leaves to whoever is offered."""
+        """Continue in HTTP/1.1: a new parser reads the body, which the old one leaves to the other protocol."""
         framing = [pair for pair in self.headers if pair[0] in (b"content-length", b"transfer-encoding")]
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
@@ -125,7 +126,7 @@ class Protocol(HttpToolsProtocol):
     # ---- the end
 
     def shutdown(self) -> None:
-        """The server stops: the answer under way or the next one is the last; an idle connection lingers shortly."""
+        """The server stops: the answer under way or the next one is the last; an idle connection stays open briefly."""
         self._stopping = True
         if self.cycle is None or self.cycle.response_complete:
             self.loop.call_later(LINGER, super().shutdown)
@@ -133,7 +134,7 @@ class Protocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def end(self) -> None:
-        """End our side of the connection; the whole connection once nothing comes any more."""
+        """Close our side of the connection; the whole connection once nothing more arrives."""
         if self.transport.is_closing() or self._ended:
             return
         if not self._head and not (self.cycle is not None and self.cycle.more_body):
@@ -164,7 +165,7 @@ class Protocol(HttpToolsProtocol):
             self._timer = None
 
     def _refuse(self, status: int, text: str) -> None:
-        """Answer what never becomes a request."""
+        """Answer bytes that never become a request."""
         self._stop_timer()
         if not self.transport.is_closing():
             content = Reply.error(status, text).content
@@ -179,7 +180,7 @@ class Protocol(HttpToolsProtocol):
 
 
 class _Answers:
-    """What uvicorn writes one answer to: the transport, but that its end is the protocol's."""
+    """The transport that uvicorn writes one answer to; closing it is left to the protocol."""
 
     __slots__ = ("cycle", "is_closing", "protocol", "write")
 
@@ -188,7 +189,7 @@ class _Answers:
         self.write, self.is_closing = protocol.transport.write, protocol.transport.is_closing
 
     def close(self) -> None:
-        """The answer is complete and the last one, or it was given up."""
+        """The answer is complete and the last one, or it was aborted."""
         if self.cycle.response_complete:
             self.protocol.end()
         else:

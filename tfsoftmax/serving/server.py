@@ -37,10 +37,10 @@ log = logging.getLogger("tfsoftmax.serving")
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which answers also the connections that the kernel has taken when it is told to stop."""
+    """uvicorn's server, which when stopping also answers connections that the kernel has already accepted."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take what waits, then stop as uvicorn does: answers under way first."""
+        """Accept waiting connections, then stop as uvicorn does: answers under way first."""
         loop, protocol = asyncio.get_running_loop(), cast(Any, self.config.http_protocol_class)
         make = functools.partial(protocol, self.config, server_state=self.server_state, app_state=self.lifespan.state)
         for listener in sockets or ():
@@ -60,11 +60,11 @@ def run(settings: Settings, host: str, port: int, workers: int) -> None:
         workers: processes.
 
     Raises:
-        InputError: nothing there that can be served, or the address cannot be listened on.
+        InputError: nothing can be served, or the address cannot be used.
     """
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(_bind(host, port))  # a port that is taken is reported before anything is loaded
-        app = application(settings)  # what cannot be served is reported before anything listens
+        listener = stack.enter_context(_bind(host, port))  # a port in use is reported before anything is loaded
+        app = application(settings)  # exports that cannot be served are reported before the server listens
         _listen(listener, host, port)
         address = listener.getsockname()
         name = f"[{address[0]}]" if ":" in address[0] else address[0]
@@ -78,16 +78,16 @@ def run(settings: Settings, host: str, port: int, workers: int) -> None:
         del app
         if cpu_count() < workers:
             log.warning("%d workers share %d processors", workers, cpu_count())
-        # set for the workers alone: what this process has counted while it looked at the exports is theirs to count
+        # set for the workers only: what this process counted when it checked the exports, they count themselves
         if folder := _metrics_folder(stack):
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         else:
-            log.warning("no temporary folder can be written: /metrics shows the figures of the worker that answers")
+            log.warning("no writable temporary folder: /metrics shows only the figures of the worker that answers")
         _supervise(settings, listener, workers, begun)
 
 
 def _metrics_folder(stack: contextlib.ExitStack) -> str | None:
-    """A folder where workers add their figures up; None where nothing can be written."""
+    """A folder where workers sum their figures; None if none is writable."""
     for place in (None, "/dev/shm"):
         with contextlib.suppress(OSError):
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tfsoftmax-", dir=place))
@@ -97,9 +97,9 @@ def _metrics_folder(stack: contextlib.ExitStack) -> str | None:
 
 
 def _protocol() -> Any:
-    """HTTP on one connection: ours, or uvicorn's where that is not what ours builds on any more."""
+    """Our HTTP protocol, or uvicorn's own if a release lacks what ours builds on."""
     if gone := lost("server"):
-        log.warning("errors of HTTP itself are uvicorn's, and so are the limits on the head of a request: %s", gone)
+        log.warning("HTTP errors and the limits on request heads are uvicorn's own: %s", gone)
         return "auto"
     from tfsoftmax.serving.protocol import Protocol
 
@@ -107,7 +107,7 @@ def _protocol() -> Any:
 
 
 def _serve(app: ASGIApp, settings: Settings, listener: socket.socket, begun: Callable[[], None] = lambda: None) -> None:
-    """Serve in this process until a signal; ``begun`` is called once none can be missed."""
+    """Serve in this process until a signal; ``begun`` is called once none can be lost."""
     config: Any = uvicorn.Config(
         app,
         http=_protocol(),
@@ -128,7 +128,7 @@ def _serve(app: ASGIApp, settings: Settings, listener: socket.socket, begun: Cal
     def stop(*_: Any) -> None:
         server.should_exit = True
 
-    for number in STOP:  # until uvicorn's own handlers are there, and after: it raises them again once it has drained
+    for number in STOP:  # until uvicorn installs its own handlers, and after: it raises signals again once drained
         signal.signal(number, stop)
     begun()
     listener.setblocking(False)
@@ -136,7 +136,7 @@ def _serve(app: ASGIApp, settings: Settings, listener: socket.socket, begun: Cal
 
 
 def _work(settings: Settings, listener: socket.socket) -> None:
-    """A worker process: ends on a signal, or with its parent."""
+    """A worker process: it ends on a signal, or with its parent."""
 
     def follow() -> None:
         if parent := multiprocessing.parent_process():
@@ -148,7 +148,7 @@ def _work(settings: Settings, listener: socket.socket) -> None:
 
 
 def _supervise(settings: Settings, listener: socket.socket, count: int, begun: Callable[[], None]) -> None:
-    """Keep so many workers on one socket; a worker that dies is replaced."""
+    """Run ``count`` workers on one socket; a worker that dies is replaced."""
     context = multiprocessing.get_context("spawn")
     woken, wake = context.Pipe(duplex=False)
     for number in STOP:
@@ -168,9 +168,9 @@ def _supervise(settings: Settings, listener: socket.socket, count: int, begun: C
                 if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
                     metrics.forget(worker.pid)
                 log.error("a worker ended (%s); another begins", worker.exitcode)
-                time.sleep(0.5)  # one that cannot start must not be started without pause
+                time.sleep(0.5)  # one that cannot start must not be restarted in a tight loop
                 running[i] = start()
-    listener.close()  # the workers take what waits in it
+    listener.close()  # the workers accept what waits in it
     for worker in running:
         worker.terminate()
     for worker in running:
@@ -191,20 +191,20 @@ def application(settings: Settings) -> ASGIApp:
 
 
 def addresses(host: str, port: int) -> list[tuple[Any, ...]]:
-    """What ``socket.getaddrinfo`` finds. Raises InputError."""
+    """The results of ``socket.getaddrinfo``. Raises InputError."""
     try:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
-        raise InputError(f"--host {host!r} is no name or address of this machine: {error}") from error
+        raise InputError(f"--host {host!r} is not a name or address of this machine: {error}") from error
 
 
 def is_loopback(host: str) -> bool:
-    """Whether nobody but this machine can reach ``host``."""
+    """Whether only this machine can reach ``host``."""
     return all(ipaddress.ip_address(found[4][0].partition("%")[0]).is_loopback for found in addresses(host, 0))
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """A socket that has the address and does not listen yet."""
+    """A socket that is bound to the address and does not listen yet."""
     family, _, _, _, address = addresses(host, port)[0]
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -226,4 +226,4 @@ def _listen(listener: socket.socket, host: str, port: int) -> None:
 
 
 def _taken(host: str, port: int, error: OSError) -> InputError:
-    return InputError(f"cannot listen on {host}:{port}: {error.strerror}; name another one with --port")
+    return InputError(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port")

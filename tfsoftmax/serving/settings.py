@@ -1,4 +1,4 @@
-"""Settings of the server: what it serves, and the limits that every request is held to."""
+"""Settings of the server: what it serves, and the limits of every request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VARIABLE = "TFSOFTMAX_SERVE"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the app serves, and within which limits.
+    """What the app serves, and its limits.
 
     Args:
         exports: export folders, or folders of export folders; ``NAME=FOLDER`` serves one export under another name.
@@ -53,14 +53,14 @@ class Settings:
             raise InputError(f"access_log must be true or false, got {self.access_log!r}")
         for origin in self.allow_origins:
             if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
-                raise InputError(f"--allow-origin {origin!r} is no origin: expected https://HOST[:PORT], or * for all")
+                raise InputError(f"--allow-origin {origin!r} is not one: expected https://HOST[:PORT], or * for all")
 
     @classmethod
     def from_environment(cls) -> Settings:
         """Settings from the variable ``TFSOFTMAX_SERVE``: one JSON object of the fields, or one export folder."""
         text = os.environ.get(VARIABLE, "")
         if not text:
-            raise InputError(f"{VARIABLE} is not set: give it an export folder, or a JSON object of settings")
+            raise InputError(f"{VARIABLE} is not set: set it to an export folder, or a JSON object of settings")
         if not text.startswith("{"):
             return cls((text,))
         try:
@@ -70,7 +70,7 @@ class Settings:
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:
-    """A list of strings, or one alone."""
+    """A list of strings, or a single one."""
     found = (value,) if isinstance(value, str) else value
     if not isinstance(found, (list, tuple)) or not all(isinstance(item, str) and item for item in found):
         raise InputError(f"{name} must be a string or a list of strings, got {type(value).__name__}")
@@ -78,7 +78,7 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
 
 
 def read_keys(path: Path) -> tuple[str, ...]:
-    """The keys in a file, one a line; empty lines do not count. Raises InputError."""
+    """The keys in a file, one per line; empty lines are skipped. Raises InputError."""
     try:
         keys = tuple(line.strip() for line in path.read_text(encoding="ascii").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:

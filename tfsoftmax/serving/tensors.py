@@ -1,4 +1,4 @@
-"""JSON to arrays: decoders whose types are the model's shape, so that what they pass is right."""
+"""JSON to arrays: decoders with the model's shape as their type, so that whatever they accept is valid."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Picture(Struct, forbid_unknown_fields=True):
 
 
 class Example(Struct, forbid_unknown_fields=True):
-    """Base of the types that :class:`Reader` makes for objects that stand for one row."""
+    """Base of the types that :class:`Reader` creates for objects that stand for one row."""
 
 
 class Reader:
-    """Decoders for the rows of one kind of model; :func:`reader` keeps them.
+    """Decoders for the rows of one kind of model; :func:`reader` caches them.
 
     Args:
         shape: of one row in requests, one of ``spec.row_shapes``.
@@ -54,7 +54,7 @@ class Reader:
         row: Any = element
         for size in reversed(shape):
             row = Annotated[list[row], Meta(min_length=size, max_length=size)]
-        # an instance's keys are the names of inputs: one that is not known is a mistake; others are let pass
+        # the keys of an instance are names of inputs: an unknown one is an error; elsewhere they are ignored
         named: Any = _optional("Named", {name: row | Picture, "b64": str}, base=Example, forbid_unknown_fields=True)
         column = Annotated[list[row | Picture], some]
         columns = msgspec.defstruct("Columns", [(name, column)], forbid_unknown_fields=True)
@@ -71,7 +71,7 @@ class Reader:
         self._flat = msgspec.json.Decoder(Annotated[list[element], Meta(max_length=max_rows * self.size)])
 
     def array(self, rows: Sequence[Any]) -> np.ndarray:
-        """Nested lists that a decoder has passed as ``(n, *target)``."""
+        """Nested lists that a decoder has accepted, as ``(n, *target)``."""
         values: Any = rows
         for _ in self.shape[1:]:
             values = chain.from_iterable(values)
@@ -80,7 +80,7 @@ class Reader:
         return self.finite(np.array(list(values), np.float64)).reshape(-1, *self.target)
 
     def finite(self, values: np.ndarray) -> np.ndarray:
-        """As this model's dtype; InputError where a number is not finite in float32."""
+        """As this model's dtype; InputError if a number is not finite in float32."""
         if self.dtype == np.uint8:
             return values
         if not (np.abs(values) <= LARGEST).all():
@@ -104,7 +104,7 @@ class Reader:
         return array
 
     def one_by_one(self, rows: Raw, decoder: msgspec.json.Decoder[Any], place: str) -> Iterator[Any]:
-        """Decode the items of a list; ``place`` is where the list stands, for errors."""
+        """Decode the items of a list; ``place`` is the list's position, for errors."""
         for i, text in enumerate(decode(self._each, rows, place)):
             yield decode(decoder, text, f"{place}[{i}]")
 
@@ -118,7 +118,7 @@ class Reader:
 
 
 class Outline(Struct):
-    """A large body of ``:predict``, whose rows are decoded one by one: all lists together take ten times the array."""
+    """A large body of ``:predict``, whose rows are decoded one by one: all lists at once take ten times the array."""
 
     instances: Raw | UnsetType = UNSET
     inputs: Raw | UnsetType = UNSET
@@ -131,12 +131,12 @@ reader = functools.lru_cache(64)(Reader)
 
 
 def _optional(name: str, fields: dict[str, Any], base: type[Struct] = Struct, **options: Any) -> type[Struct]:
-    """A type whose fields may be absent or null, which is the same."""
+    """A type whose fields may be absent or null, which means the same."""
     return msgspec.defstruct(name, [(key, kind | None, None) for key, kind in fields.items()], bases=(base,), **options)
 
 
 def first_that_fits(readers: Sequence[Reader], read: Callable[[Reader], Any]) -> tuple[Reader, Any]:
-    """The reader of a model whose shape a request has, and what it reads. Raises InputError, that of the first."""
+    """The first reader that accepts the request, and its result. Raises the InputError of the first."""
     errors = []
     for one in readers:
         try:
@@ -158,12 +158,12 @@ def _is_nested(text: Raw) -> bool:
 
 
 def given(raw: Raw | UnsetType) -> bool:
-    """Whether a field is there, and not null."""
+    """Whether a field is present and not null."""
     return raw is not UNSET and bytes(memoryview(raw)[:4]) != b"null"
 
 
 def decode(decoder: msgspec.json.Decoder[Any], body: bytes | Raw, place: str = "") -> Any:
-    """Decode JSON by type; InputError says where it does not fit, in a part of the body at ``place``."""
+    """Decode JSON by type; InputError names the position; ``place`` is that of ``body`` in the request."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -175,21 +175,21 @@ def decode(decoder: msgspec.json.Decoder[Any], body: bytes | Raw, place: str = "
         byte = re.search(r"\(byte (\d+)\)", str(error))
         at = int(byte[1]) if byte else 0
         if number := _NOT_FINITE.match(body, max(0, at - 1)) or _NOT_FINITE.match(body, at):
-            text = f"{number[0].decode()} at byte {number.start()} is no number of JSON: finite numbers are expected"
+            text = f"{number[0].decode()} at byte {number.start()} is not a JSON number: finite numbers are expected"
             raise InputError(text) from error
         raise InputError(f"the body is not JSON: {error}") from error
 
 
 def refuse_repeated_keys(body: bytes, keys: int) -> None:
-    """InputError where an object names a key twice, which decoders pass over in silence.
+    """InputError if an object has a key twice, which decoders silently accept.
 
     Args:
         body: JSON that a decoder has read.
-        keys: how many keys the decoded value has. As many colons: no key was there twice (or a text has a colon).
+        keys: how many keys the decoded value has. As many colons: no key appears twice (or a string has a colon).
     """
     if body.count(b":") == keys:
         return
-    try:  # decoders pass over the text of what is not asked for, so that it may be anything
+    try:  # decoders skip the text of unknown keys, so that it may be anything
         json.loads(body.decode(), object_pairs_hook=_unique, parse_int=len, parse_float=len)
     except InputError:
         raise

@@ -1,4 +1,4 @@
-"""HTTP for every endpoint: bodies within limits and deadlines, keys, one form of errors, metrics, the access log."""
+"""HTTP for every endpoint: limits and deadlines of bodies, keys, one form of errors, metrics, the access log."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from tfsoftmax.serving.settings import Settings
 
 log = logging.getLogger("tfsoftmax.serving")
 
-LEAST = 64 * 2**20  # bytes of memory that the helper process may take for one request, at least
-PACKED = 1024  # bytes from which an answer is packed for those who read that
+LEAST = 64 * 2**20  # bytes of memory that the helper process may always use for one request
+PACKED = 1024  # bytes from which an answer is compressed for clients that accept it
 JSON = b"application/json"
 
 
 class Reply:
-    """What an endpoint answers: content, its type, a status, and headers beyond the usual ones."""
+    """The answer of an endpoint: content, its type, a status, and extra headers."""
 
     __slots__ = ("content", "headers", "kind", "status")
 
@@ -49,7 +49,7 @@ class Reply:
 
 
 class Gate:
-    """What all requests of a process share: the settings, the helper process, the memory that they hold."""
+    """State shared by all requests of a process: settings, helper process, memory held."""
 
     def __init__(self, settings: Settings):
         self.settings = settings
@@ -60,11 +60,11 @@ class Gate:
         self.helper = Helper(settings.max_body, max(2 * settings.max_body, LEAST, min(3 * settings.max_body, free)))
 
     def check_key(self, headers: dict[bytes, bytes]) -> None:
-        """Raise Refused unless the request names a key. Takes the same time whichever key is wrong, and where."""
+        """Raise Refused unless the request has a valid key. Takes the same time for every wrong key."""
         given = headers.get(b"authorization", b"")
         scheme, _, given = given.partition(b" ")
         if not any([hmac.compare_digest(given.strip(), key) for key in self.keys]) or scheme.lower() != b"bearer":  # noqa: C419
-            text = "this server asks for a key: send the header Authorization: Bearer KEY"
+            text = "this server requires a key: send the header Authorization: Bearer KEY"
             raise Refused(401, text, (b"www-authenticate", b"Bearer"))
 
 
@@ -92,13 +92,13 @@ class Call:
         self.query: bytes = scope["query_string"]
         self.method: str = scope["method"]
         self.body_read = False
-        self.held = 0  # its share of what the gate holds
+        self.held = 0  # its share of the memory that the gate counts
         self.rows = 0
         self.unseen: dict[str, int] = {}  # values that training did not see, by column
         self.served = ("", "")  # name and version of the model that answers, once it is known
 
     async def body(self) -> bytes:
-        """The whole body, as it came. Raises Refused beyond the limits."""
+        """Read the whole body, still compressed. Raises Refused beyond the limits."""
         limit = self.gate.settings.max_body
         if int(self.headers.get(b"content-length", b"0")) > limit:
             raise Refused(413, f"the body is larger than {limit} bytes")
@@ -130,7 +130,7 @@ class Call:
         return self.headers.get(b"content-encoding", b"").strip().lower()
 
     async def work(self, function: Callable[..., Any], version: Version, *arguments: Any) -> Any:
-        """``function(body, version, *arguments, effort)``: here if that takes little, else in the helper process."""
+        """``function(body, version, *arguments, effort)``: here if it is cheap, else in the helper process."""
         body, encoding = await self.body(), self.encoding
         if len(body) <= INLINE:
             try:
@@ -142,10 +142,10 @@ class Call:
 
 
 class Endpoint(BaseRoute):
-    """A route and its function: everything between the socket and the function happens here.
+    """A route and its function, with everything between the socket and the function.
 
     Args:
-        pattern: regular expression of the whole path; letters match in both cases. Its groups are the parameters.
+        pattern: regular expression of the whole path, case-insensitive. Its groups are the parameters.
         function: answers a :class:`Call` with JSON bytes or a :class:`Reply`.
         gate: the shared state.
         methods: allowed methods.
@@ -167,7 +167,7 @@ class Endpoint(BaseRoute):
         self.function, self.gate, self.methods, self.verb, self.open = function, gate, methods, verb, open
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """As Starlette asks: FULL, PARTIAL (another method), NONE."""
+        """Starlette's interface: FULL, PARTIAL (another method), NONE."""
         if scope["type"] != "http":
             return Match.NONE, {}
         path, root = scope["path"], scope.get("root_path", "")
@@ -188,9 +188,9 @@ class Endpoint(BaseRoute):
         try:
             reply = await self._reply(call, scope)
             await respond(reply, call, send)
-        except ConnectionResetError:  # the client has gone: nobody is there to answer
+        except ConnectionResetError:  # the client has disconnected
             return
-        except asyncio.TimeoutError:  # it does not read: uvicorn ends what is not complete
+        except asyncio.TimeoutError:  # the client does not read: uvicorn closes the incomplete answer
             return
         finally:
             self.gate.held -= call.held
@@ -202,7 +202,7 @@ class Endpoint(BaseRoute):
             access(scope, reply.status, seconds, call)
 
     async def _reply(self, call: Call, scope: Scope) -> Reply:
-        """What the function answers in time, or the error that says why not. Raises ConnectionResetError."""
+        """Return the function's answer, or the error if it fails or times out. Raises ConnectionResetError."""
         expired = False
         task: Any = asyncio.current_task()
 
@@ -240,7 +240,7 @@ class Endpoint(BaseRoute):
 
 
 async def respond(reply: Reply, call: Call, send: Send) -> None:
-    """Send one reply, packed if the client reads that. Raises TimeoutError where the client does not read at all."""
+    """Send one reply, compressed if the client accepts that. Raises TimeoutError if the client does not read."""
     content, headers = reply.content, [(b"content-type", reply.kind), *reply.headers]
     if len(content) >= PACKED:
         headers.append((b"vary", b"accept-encoding"))
@@ -254,12 +254,12 @@ async def respond(reply: Reply, call: Call, send: Send) -> None:
         return
     call.hold(len(content))
     await send({"type": "http.response.body", "body": content, "more_body": True})
-    # waits until the most of it is on its way
+    # waits until most of it is sent
     await asyncio.wait_for(send({"type": "http.response.body", "body": b""}), call.gate.settings.timeout)
 
 
 def _accepted(header: bytes) -> bytes:
-    """The encoding to answer in, of those that ``Accept-Encoding`` names; empty: none."""
+    """The content encoding of the answer, from ``Accept-Encoding``; empty: none."""
     if not header:
         return b""
     weights = {}
