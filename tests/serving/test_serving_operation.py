@@ -228,7 +228,7 @@ def test_a_refused_version_is_counted_once(export, workers):
 def test_workers_need_no_folder_that_can_be_written(export):
     with serve.Server(export, "--workers", 2, wrapper=["prlimit", "--fsize=0"]) as server:
         assert version(server) == "1"
-        assert any("/metrics shows the figures of the worker that answers" in line for line in server.lines)
+        assert any("/metrics shows only the figures of the worker that answers" in line for line in server.lines)
         assert counted(server, "tfsoftmax_served_version", model="m") == 1
         assert server.stop() == 0
 

@@ -179,8 +179,8 @@ def test_names(export, monkeypatch):
     ("given", "text"),
     [
         ("shop=NOTHING", "there is no export in 'NOTHING'"),
-        ("={m}", "must be one word"),
-        ("a/b={m}", "must be one word"),
+        ("={m}", "must not be empty"),
+        ("a/b={m}", "must not be empty"),
         ("a:b={m}", "cannot be part of a path"),
     ],
 )
