@@ -53,7 +53,7 @@ def test_the_same_as_random_search(data, tmp_path, caplog):
     theirs = keras_tuner.RandomSearch(hypermodel, directory=tmp_path, project_name="theirs", **arguments)
     for tuner in (ours, theirs):
         tuner.search(unshuffled(data), validation_data=data.val, epochs=3, verbose=0)
-    assert "trained by itself" not in caplog.text
+    assert "trained alone" not in caplog.text
     assert values_of(ours) == values_of(theirs)
     for name, trial in theirs.oracle.trials.items():
         assert ours.oracle.trials[name].score == pytest.approx(trial.score, abs=1e-5)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfsoftmax import columns
@@ -35,7 +36,7 @@ def prepared(spec: ModelSpec, raw: tf.Tensor) -> tf.Tensor | Sparse:
     if not found:
         return preprocess(spec, raw)
     numbers, ones = columns.split(spec, tf.cast(raw, tf.float32))
-    offset, scale = (tf.constant(value[: found[0].begin], tf.float32) for value in columns.constants(spec))
+    offset, scale = (tf.constant(np.asarray(value)[: found[0].begin], tf.float32) for value in columns.constants(spec))
     return Sparse((numbers - offset) * scale, ones)
 
 
