@@ -1,7 +1,7 @@
-"""NAMES: every name of another package that is used though it is not public, and what is done without it.
+"""NAMES: the names of other packages that are used though they are not public, and what is done without them.
 
-A name that a release takes away costs speed or comfort, and one log line, never a crash. tests/test_private.py says
-which of them the installed releases no longer have.
+A name that a release removes costs speed or comfort, and one log line, but no crash. tests/test_private.py names those
+that the installed releases no longer have.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Name(NamedTuple):
         use: what needs it; see :func:`lost`.
         purpose: what for.
         without: what is done without it.
-        holds: for what is no attribute: whether it is still so.
+        holds: checks what is not an attribute.
     """
 
     where: str
@@ -91,12 +91,12 @@ NAMES = (
     Name(_TUNER + "_build_hypermodel", "lanes", "later rounds of Hyperband go on from trained weights", _ALONE),
     Name(_TUNER + "_get_checkpoint_fname", "lanes", "where the weights of a trial belong", _ALONE),
     Name(_TUNER + "_get_build_config_fname", "lanes", "where the shapes of a trial's model belong", _ALONE),
-    Name(_TUNER + "_populate_initial_space", "lanes", "a search that was killed begins again", _ALONE),
+    Name(_TUNER + "_populate_initial_space", "lanes", "a search that was killed is replayed", _ALONE),
     Name(_TUNER + "_build_and_fit_model", "hooks", "whether a subclass overrides it", "a subclass cannot either"),
     Name(_TUNER + "_try_build", "hooks", "whether a subclass overrides it", "a subclass cannot either"),
     Name(
         "keras_tuner:Oracle._retry_queue", "chief", "trials of a lost worker go to others",
-        "the chief waits for lost workers for ever, as KerasTuner's does",
+        "the chief waits for lost workers forever, as KerasTuner's does",
     ),
     *(
         Name(_HTTP + name, "server", "errors in JSON, limits on the head of a request, answers that arrive", _PLAIN)

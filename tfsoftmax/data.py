@@ -37,15 +37,15 @@ def preprocess(spec: ModelSpec, x: tf.Tensor) -> tf.Tensor:
 class Rows:
     """The rows of one split, in memory and raw, with their batch size and their order.
 
-    The order of epoch ``e`` depends on ``(seed, e)`` alone. ``fit`` asks for the epochs that it trains, whoever has
-    gone through the rows before. Otherwise each new iteration of :meth:`dataset` is the next epoch; ``epoch`` counts.
+    The order of epoch ``e`` depends on ``(seed, e)`` alone. ``fit`` sets the epochs that it trains, whatever has
+    read the rows before. Otherwise each new iteration of :meth:`dataset` is the next epoch; ``epoch`` counts.
 
     Args:
         x: raw inputs ``(rows, *spec.shape)`` of dtype ``spec.dtype``; shared, not copied, where its memory is aligned.
         y: labels int32 ``(rows,)``.
         spec: its preprocessing is applied to each batch.
-        batch_size: rows a batch; the last batch of an epoch has what is left.
-        seed: shuffles anew each epoch; ``None`` keeps the rows as they are.
+        batch_size: rows per batch; the last batch of an epoch has the remaining rows.
+        seed: shuffles the rows in each epoch; ``None`` keeps their order.
         index: which rows of ``x`` and ``y`` these are, int32; ``None`` for all. Splits share one ``x`` so.
         weight: of each row of ``x`` in the loss, float32 ``(rows,)``; ``None``: 1.
     """

@@ -65,25 +65,26 @@ def export(
 ) -> Export:
     """Write a version folder of the export folder ``path``, in every format, with a model card and Triton's file.
 
-    Each file is opened in its own runtime and compared with the model; only then the folder appears. The next export
-    into the same folder waits until this one is done.
+    Each file is opened in its own runtime and compared with the model; only then does the folder appear. The next
+    export into the same folder waits until this one is done.
 
     Args:
         model: a ``Sequential`` of ``Flatten`` and ``Dense``, as ``SoftmaxRegression`` returns. Where it computes in
             another type (mixed precision), the files are compared with its weights in float32, in which they compute.
         spec: what it takes and returns: ``data.spec``.
-        path: the export folder; made where it is not there. The name of the folder is the model's name for servers.
-        rows: raw inputs ``(n, *spec.shape)`` to compare on, best unseen ones. Hard rows (all lowest, all highest, one
-            element, noise) are always added.
+        path: the export folder; created if missing. Servers use the name of the folder as the model's name.
+        rows: raw inputs ``(n, *spec.shape)`` to compare on, preferably unseen ones. Hard rows (all lowest, all highest,
+            one element, noise) are always added.
         labels: of ``rows``, whole numbers ``(n,)``; without them the accuracy of the files is not known.
-        metrics: of the run, kept in the manifest and told in the model card.
-        config: settings of the run, the same.
-        version: number of the version, at least 1; ``None`` takes the next one.
-        keep: so many versions stay, at least 1: older ones are removed once the new one is in place. ``None``: all.
+        metrics: of the run, for the manifest and the model card.
+        config: settings of the run, for the same.
+        version: number of the version, at least 1; ``None``: the next one.
+        keep: number of versions to keep, at least 1; older ones are removed once the new one is in place. ``None``:
+            all.
 
     Raises:
-        InputError: the model is another one than ``spec`` says, an argument is out of range, ``version`` is taken or
-            ``path`` cannot be written.
+        InputError: the model does not match ``spec``, an argument is out of range, ``version`` exists or ``path``
+            cannot be written.
         ExportError: a file does not answer as the model does. No version folder is left.
     """
     import tensorflow as tf
@@ -97,7 +98,7 @@ def export(
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"path must be the export folder's, got {path!r}")
     if labels is not None and rows is None:
-        raise InputError("labels without rows: give the rows that they are of")
+        raise InputError("labels without rows: pass their rows as well")
     if metrics is not None:
         metrics = checked(metrics)
     linear = Linear(*_weights(model, spec), spec)

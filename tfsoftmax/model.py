@@ -42,24 +42,24 @@ def SoftmaxRegression(  # a class in the chapter, hence its name
 
     The loss is ``SparseCategoricalCrossentropy(from_logits=True)``: softmax and logarithm in one, by log-sum-exp, so
     that large logits neither overflow nor give ``log(0)``. The problem is convex, so zero weights are as good a start
-    as any; the zero start makes the result independent of a seed.
+    as any, and make the result independent of a seed.
 
     Args:
         num_outputs: number of classes, at least 2.
         lr: learning rate, above 0; not used if ``optimizer`` is an object.
         optimizer: a name in ``OPTIMIZERS`` or any Keras optimizer.
         momentum: of ``"sgd"``, in [0, 1).
-        l2: adds ``l2 * sum(kernel ** 2)`` to the loss; the bias is left alone.
-        label_smoothing: in [0, 1); the loss in training asks for ``label_smoothing / num_outputs`` of each other class.
-            What the model saves has the plain loss.
-        decay_steps: with a number, the learning rate falls from ``lr`` to 0 along half a cosine over so many steps.
+        l2: adds ``l2 * sum(kernel ** 2)`` to the loss; the bias is not penalized.
+        label_smoothing: in [0, 1); the target probability of each other class is ``label_smoothing / num_outputs`` in
+            training. The saved model has the plain loss.
+        decay_steps: steps over which the learning rate falls from ``lr`` to 0 along half a cosine; ``None``: constant.
         initializer: of the kernel.
         seed: of an initializer given by name.
-        precision: ``"bfloat16"`` rounds the factors of the matrix products to that, for TPUs and GPUs that multiply it
+        precision: ``"bfloat16"`` rounds the factors of the matrix products, for TPUs and GPUs that multiply bfloat16
             faster; variables, sums and the optimizer stay float32 (Keras's policy ``mixed_bfloat16`` for the Dense).
 
     Returns:
-        A ``keras.Sequential`` of ``Flatten`` and ``Dense``: takes float32 ``(batch, *shape)``, gives float32 logits
+        A ``keras.Sequential`` of ``Flatten`` and ``Dense``: takes float32 ``(batch, *shape)``, returns float32 logits
         ``(batch, num_outputs)``. What it saves opens in Keras without tfsoftmax.
 
     Raises:
@@ -80,7 +80,8 @@ def SoftmaxRegression(  # a class in the chapter, hence its name
     regularizer = keras.regularizers.L2(l2) if l2 else None
     model = keras.Sequential(
         [
-            # all that Keras has settings for is given: none of them changes what is trained and exported
+            # everything that Keras has global settings for is explicit, so that none changes what is trained and
+            # exported
             keras.layers.Flatten(data_format="channels_last", dtype="float32", name="flatten"),
             keras.layers.Dense(
                 num_outputs,

@@ -28,16 +28,16 @@ class Predictor:
 
     Args:
         path: an export folder, or one version folder in it.
-        threads: threads of ONNX Runtime; ``None``: one a core. One is the fastest for few rows at a time.
+        threads: threads of ONNX Runtime; ``None``: one per core. One is fastest for few rows at a time.
 
     It can be pickled, for the processes of a pool or a cluster: the copy holds the model's file and reads no folder.
 
     Attributes:
         folder: the version folder.
-        spec: what the model takes and gives.
+        spec: what the model takes and returns.
 
     Raises:
-        InputError: nothing there that can be opened.
+        InputError: no export that can be opened.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None):
@@ -55,7 +55,7 @@ class Predictor:
         self._answer = _session(self._content, self.folder / "model.onnx", threads, self.spec)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_answer"}  # a session is no data
+        return {name: value for name, value in vars(self).items() if name != "_answer"}  # a session cannot be pickled
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -66,7 +66,7 @@ class Predictor:
 
         Args:
             raw: ``(n, *spec.shape)`` of dtype ``spec.dtype``.
-            names: the outputs to compute; none named: all.
+            names: the outputs to compute; empty: all.
 
         Returns:
             ``logits`` and ``probabilities``, float32 ``(n, classes)``; ``class_id``, int64 ``(n,)``; ``label``, strings
@@ -82,7 +82,7 @@ class Predictor:
         if not finite.all():
             raise InputError(
                 f"row {finite.argmin()} of {self.spec.input_name} has numbers so large that its logits are beyond "
-                "float32; give them in the units of the training rows"
+                "float32; pass them in the units of the training rows"
             )
         return {name: found[name] for name in names or found}
 
@@ -101,7 +101,7 @@ def open_onnx(path: Path, threads: int | None = None, spec: ModelSpec | None = N
     ``spec`` is what it must take and return; that of a table must be given.
 
     Raises:
-        InputError: it cannot be read, or asks for other files or for operators that are not ONNX's own.
+        InputError: it cannot be read, or needs other files or operators that are not ONNX's own.
     """
     return _session(_read(path), path, threads, spec)
 

@@ -1,4 +1,4 @@
-"""Where a model is trained: ``--strategy`` opens a tf.distribute strategy; how its workers agree, and come back."""
+"""Where a model is trained: ``--strategy`` opens a tf.distribute strategy; how workers agree, and come back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tfsoftmax._checks import one_of
 from tfsoftmax._private import COLLECTIVES_ABORTED
 from tfsoftmax.errors import InputError, TrainingError, WorkerLost
 
-# what TensorFlow raises in a collective operation whose other side is gone
+# what TensorFlow raises in a collective operation when another worker is gone
 _GONE = (
     tf.errors.AbortedError,
     tf.errors.CancelledError,
@@ -33,7 +33,7 @@ _GONE = (
 
 
 def _auto() -> tf.distribute.Strategy | None:
-    """What is there: several workers, a TPU, several GPUs, else one device."""
+    """Whatever is available: several workers, a TPU, several GPUs, else one device."""
     if len(_addresses()) > 1:
         return _multiworker()
     if "TPU_NAME" in os.environ or tf.config.list_physical_devices("TPU"):
@@ -51,7 +51,7 @@ def _gpu() -> None:
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         raise InputError(
-            "strategy 'gpu' needs a GPU that TensorFlow can use, and there is none; 'auto' takes what is there"
+            "strategy 'gpu' needs a GPU that TensorFlow can use, and there is none; 'auto' uses whatever is available"
         )
     tf.config.set_visible_devices(gpus[:1], "GPU")
 
@@ -63,7 +63,7 @@ def _mirrored() -> tf.distribute.Strategy:
 
 
 def _multiworker() -> tf.distribute.Strategy:
-    """One process a machine, all its GPUs; the processes are those of ``TF_CONFIG`` or of the Slurm step."""
+    """One process per machine with all its GPUs; the processes are those of ``TF_CONFIG`` or of the Slurm step."""
     if not _addresses():
         raise InputError("strategy 'multiworker' needs TF_CONFIG with the addresses of the workers, or a step of Slurm")
     if "TF_CONFIG" not in os.environ:
@@ -100,21 +100,20 @@ STRATEGIES: dict[str, Callable[[], tf.distribute.Strategy | None]] = {
 
 @contextlib.contextmanager
 def again(timeout: float = 300, once: str | None = None) -> Iterator[float]:
-    """Where the block loses another worker, begin this program again in the same process and wait for its return.
+    """If the block loses another worker, restart this program in the same process and wait for the worker's return.
 
-    TensorFlow cannot leave a broken cluster otherwise. With a :class:`tfsoftmax.Resume` in its ``fit``, a script goes
-    on so after its last whole epoch. What stands around the block (``finally``, ``atexit``) is not run. Not for
-    notebooks.
+    TensorFlow cannot leave a broken cluster otherwise. With a :class:`tfsoftmax.Resume` in its ``fit``, a script then
+    continues after its last whole epoch. Code around the block (``finally``, ``atexit``) is not run. Not for notebooks.
 
     Args:
-        timeout: seconds that all workers may take to come, counted from the loss of one.
-        once: an argument of the command line that has done its work by then, and is left out. ``None``: all stay.
+        timeout: seconds that all workers have to arrive, counted from the loss of one.
+        once: a command-line argument to drop in the restarted program. ``None``: none.
 
     Yields:
-        The seconds that are left of them, for :func:`opened`.
+        The remaining seconds, for :func:`opened`.
 
     Raises:
-        WorkerLost: from the block, when no time is left.
+        WorkerLost: from the block, if no time is left.
     """
     until = float(os.environ.pop("TFSOFTMAX_WAIT_UNTIL", 0)) or time.time() + timeout
     try:
@@ -137,15 +136,15 @@ def again(timeout: float = 300, once: str | None = None) -> Iterator[float]:
 
 
 def opened(name: str, timeout: float = 300) -> tf.distribute.Strategy | None:
-    """Open the strategy ``name``; None is one device. To be called before TensorFlow has run anything.
+    """Open the strategy ``name``; None is one device. Call this before TensorFlow has run anything.
 
-    Several workers wait for each other. Where some do not come within ``timeout`` seconds, this process ends with an
+    Several workers wait for each other. If some do not arrive within ``timeout`` seconds, this process ends with an
     error line and status 1.
 
     Raises:
-        InputError: an unknown name, a wrong ``TF_CONFIG``, or what the strategy needs is not there.
-        TrainingError: this worker cannot be started: its port is taken, for example.
-            :class:`~tfsoftmax.errors.WorkerLost`, if another one went away while all were starting.
+        InputError: an unknown name, a wrong ``TF_CONFIG``, or the strategy's hardware is missing.
+        TrainingError: this worker cannot start: its port is in use, for example.
+            :class:`~tfsoftmax.errors.WorkerLost`, if another one was lost during the start.
     """
     one_of("strategy", name, STRATEGIES)
     addresses = _addresses()
@@ -169,7 +168,7 @@ def _ending(timeout: float, message: str) -> Iterator[None]:
     """End this process with ``message`` and status 1 unless the block ends within ``timeout`` seconds.
 
     TensorFlow waits for workers with Python's lock held: no Python code of this process runs then. So ``faulthandler``,
-    which needs no lock, ends it, and what it writes makes another process say why.
+    which needs no lock, ends it, and its output makes another process report why.
     """
     say = "import sys\nif sys.stdin.readline(): sys.exit(sys.argv[1])"
     with subprocess.Popen([sys.executable, "-S", "-c", say, message], stdin=subprocess.PIPE) as speaker:
@@ -194,10 +193,10 @@ def chief(strategy: tf.distribute.Strategy | None) -> bool:
 
 
 def agree(strategy: tf.distribute.Strategy | None, value: int, text: str) -> None:
-    """Wait for all workers and see that each has the same ``value`` of at least 0, of 31 bits.
+    """Wait for all workers and check that all have the same ``value``, at least 0 and below 2**31.
 
     Raises:
-        InputError: they have not: ``text`` and the values of all.
+        InputError: they differ; the message is ``text`` and the values of all.
     """
     if several(strategy):
         mine = strategy.experimental_distribute_values_from_function(lambda _: tf.constant([value]))
@@ -208,26 +207,26 @@ def agree(strategy: tf.distribute.Strategy | None, value: int, text: str) -> Non
 
 @contextlib.contextmanager
 def together(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
-    """All workers come out of the block, or none: where one cannot begin, the others raise InputError."""
+    """All workers leave the block normally, or none: if one fails, the others raise InputError."""
     try:
         yield
     except (InputError, OSError):
         with contextlib.suppress(InputError):
             agree(strategy, 0, "")
         raise
-    agree(strategy, 1, "not all workers can begin (0: cannot; its own error says why)")
+    agree(strategy, 1, "not all workers can start (0: cannot; its own error says why)")
 
 
 @contextlib.contextmanager
 def workers(are_several: bool, begun: bool = False) -> Iterator[None]:
-    """Where there are several workers: what fails in the block because another one is gone is a WorkerLost.
+    """With several workers, raise WorkerLost for what fails in the block because another worker is gone.
 
-    ``begun``: all workers have met before the block.
+    ``begun``: all workers have started before the block.
     """
     try:
         yield
     except tf.errors.OpError as error:
-        # an iterator's own fault may be of these kinds too
+        # errors of an iterator may be of these kinds, too
         gone = isinstance(error, _GONE) and "IteratorGetNext" not in error.message
         if not (are_several and (gone or COLLECTIVES_ABORTED in error.message)):
             raise
@@ -235,7 +234,7 @@ def workers(are_several: bool, begun: bool = False) -> Iterator[None]:
 
 
 def _addresses() -> list[str]:
-    """The workers that ``TF_CONFIG`` names, or as many names as the Slurm step has tasks."""
+    """The workers in ``TF_CONFIG``, or one name per task of the Slurm step."""
     text = os.environ.get("TF_CONFIG")
     if text is None:
         tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "0")

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from alone import fit_alone
 from conftest import make_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,12 +26,6 @@ MIXED = [
 @pytest.fixture(scope="module")
 def data(source):
     return tfsoftmax.Data(source, batch_size=32, seed=3)
-
-
-def fit_alone(data, epochs, **settings):
-    model = tfsoftmax.SoftmaxRegression(len(data.classes), **settings)
-    history = model.fit(data.train, validation_data=data.val, epochs=epochs, verbose=0).history
-    return model.get_weights(), history
 
 
 def fit_lanes(data, epochs, settings, initializer="zeros"):

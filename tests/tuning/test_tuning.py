@@ -10,6 +10,7 @@ import keras
 import keras_tuner
 import numpy as np
 import pytest
+from alone import fit_alone
 
 import tfsoftmax
 import tuning
@@ -20,12 +21,6 @@ from tuning.space import parse_space
 @pytest.fixture(scope="module")
 def data(source):
     return tfsoftmax.Data(source, batch_size=32, seed=3)
-
-
-def fit_alone(data, epochs, **settings):
-    model = tfsoftmax.SoftmaxRegression(len(data.classes), **settings)
-    history = model.fit(data.train, validation_data=data.val, epochs=epochs, verbose=0).history
-    return model.get_weights(), history
 
 
 # LaneTuner

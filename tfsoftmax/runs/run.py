@@ -54,7 +54,7 @@ class Run:
 
     @functools.cached_property
     def spec(self) -> ModelSpec:
-        """What the model takes and gives."""
+        """What the model takes and returns."""
         return ModelSpec.load(self.folder / "spec.json", "model specification")
 
     @functools.cached_property

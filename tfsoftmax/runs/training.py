@@ -32,7 +32,7 @@ from tfsoftmax.runs.run import Run, data_settings, differences, figures
 from tfsoftmax.spec import OPTIONS, RunConfig
 from tfsoftmax.strategy import agree, chief, several, together, workers
 
-# name -> function of the number of all steps that gives SoftmaxRegression's decay_steps
+# name -> function of the number of all steps that returns SoftmaxRegression's decay_steps
 SCHEDULES: dict[str, Callable[[int], int | None]] = {"constant": lambda steps: None, "cosine": lambda steps: steps}
 STATE = "state"  # in the run folder until training has finished
 RUN_FOLDER = Kind(
@@ -57,24 +57,24 @@ def train(
 ) -> Run | None:
     """Train softmax regression and write the run folder ``out``.
 
-    An unfinished run with the same settings in ``out`` goes on after its last whole epoch, and ends with the bytes
-    that it would have had undisturbed (but for ``seconds`` and event files).
+    An unfinished run with the same settings in ``out`` continues after its last whole epoch, and ends with the bytes
+    of an uninterrupted run (except for ``seconds`` and event files).
 
     Args:
-        data: must have the settings that ``config`` says.
-        config: every setting of the run, but for ``data`` and ``fingerprint``: the run notes those of ``data``.
-        out: the run folder; it holds ``metrics.json`` once training has finished.
-        overwrite: replace a run that is there. Files in the folder that ``train`` did not write stay.
-        progress: tell of each epoch on standard error: a bar on a terminal, a line an epoch elsewhere.
-        strategy: what :func:`tfsoftmax.strategy.opened` gives; ``None`` is one device. Of several workers the chief
-            alone writes; ``out`` must be on a file system that all of them see.
+        data: its settings must be those of ``config``.
+        config: every setting of the run, except ``data`` and ``fingerprint``, which are taken from ``data``.
+        out: the run folder; it has ``metrics.json`` once training has finished.
+        overwrite: replace an existing run. Files in the folder that ``train`` did not write stay.
+        progress: report each epoch on standard error: a bar on a terminal, one line per epoch elsewhere.
+        strategy: from :func:`tfsoftmax.strategy.opened`; ``None``: one device. Of several workers only the chief
+            writes; ``out`` must be on a file system that all of them see.
 
     Returns:
         The run; ``None`` in workers that are not the chief.
 
     Raises:
-        InputError: ``out`` is taken or cannot be written, a setting does not fit the data. Nothing is written.
-        TrainingError: the loss is no longer a number: then what was written is removed. The state cannot be written.
+        InputError: ``out`` is in use or cannot be written, or a setting does not fit the data. Nothing is written.
+        TrainingError: the loss is not finite, and what was written is removed; or the state cannot be written.
             :class:`~tfsoftmax.errors.WorkerLost`, if another worker is gone.
     """
     noted = {**dict.fromkeys(OPTIONS), **data.options, "data": data.name, "fingerprint": data.fingerprint}
