@@ -95,10 +95,10 @@ def test_control_c(data, tmp_path, terminal_type, run):
     ids=["full disk", "lost worker"],
 )
 def test_a_failure_while_training(data, tmp_path, terminal_type, monkeypatch, failure, raised):
-    def fail(path, text):
+    def fail(path, rows):
         raise failure
 
-    monkeypatch.setattr(log, "write_text", fail)
+    monkeypatch.setattr(log, "write_csv", fail)
     with terminal() as written, pytest.raises(raised):
         train(data, tmp_path / "out", 3)
     assert_shown_again(written)

@@ -292,11 +292,11 @@ def test_wrong_searches(data, tmp_path, change, why):
         ("lr", "'lr' has no values"),
         ("lr=", "'lr=' has no values"),
         ("lr=a:1", "'a' is not a number"),
-        ("lr=1:0.1", "the range of lr must rise"),
+        ("lr=1:0.1", "the range of lr must be 0 < low < high"),
         ("momentum=0:0.9", "momentum takes values separated by commas"),
         ("preprocess=none", "must be one of center, standardize, unit"),
         ("batch_size=1.5", "'1.5' is not a whole number"),
-        ("lr=nan:1", "the range of lr must rise"),
+        ("lr=nan:1", "the range of lr must be 0 < low < high"),
         ("colour=red", "a hyperparameter must be one of"),
     ],
 )
