@@ -10,6 +10,7 @@ import numpy as np
 
 from tfsoftmax.columns import constants, dense
 from tfsoftmax.encoding import decoded
+from tfsoftmax.exporting.reference import Reference
 from tfsoftmax.serving import tables, tfserving
 from tfsoftmax.serving.effort import Effort, Refused
 from tfsoftmax.serving.models import Version
@@ -89,7 +90,7 @@ def card(version: Version) -> bytes:
         "templates": [],
     }
     if version.reference is not None:
-        answer["samples"] = _samples(version)
+        answer["samples"] = _samples(version, version.reference)
     if version.reference is not None and version.table is None:
         kernel, _ = _weights(version)
         # the effect of one raw unit, rounded to what a picture can show
@@ -99,9 +100,9 @@ def card(version: Version) -> bytes:
     return msgspec.json.encode(answer)
 
 
-def _samples(version: Version) -> list[dict[str, Any]]:
-    """The first few rows of each class among the reference rows: the right ones, then one that the model gets wrong."""
-    reference, classes = version.reference, version.spec.classes
+def _samples(version: Version, reference: Reference) -> list[dict[str, Any]]:
+    """The first few rows of each class among the reference rows: correct ones, then one that the model gets wrong."""
+    classes = version.spec.classes
     raw, labels = reference.raw, reference.y
     predicted = reference.logits.argmax(axis=1)
     chosen: list[int] = []

@@ -41,7 +41,7 @@ class Version(Predictor):
     Args:
         name: the model's name.
         folder: its version folder.
-        max_rows: most rows in one request.
+        max_rows: largest number of rows in one request.
         refuse_unseen: refuse rows of a table that have a value that training did not see.
 
     Raises:
@@ -190,7 +190,7 @@ class Models:
                 self._show()
             try:
                 version = self._opened(name, folder / str(number))
-            except Exception as error:  # whatever a version raises is its own fault: the others go on
+            except Exception as error:  # whatever a version raises, the others are served
                 why = str(error) if isinstance(error, TfsoftmaxError) else f"{type(error).__name__}: {error}"
                 why = " ".join(why.split())
                 self._broken[name, number] = identity

@@ -251,7 +251,11 @@ def _tensor_of(column: Column, max_rows: int) -> Schema:
         "items": False,
         "minItems": 1,
     }
-    tensor = {"name": {"const": column.name}, "shape": shape, "datatype": {"const": DATATYPES[column.dtype]}}
+    tensor: dict[str, Any] = {
+        "name": {"const": column.name},
+        "shape": shape,
+        "datatype": {"const": DATATYPES[column.dtype]},
+    }
     return _object({**tensor, "data": _list({}, 1)}, more=True)
 
 

@@ -22,13 +22,13 @@ class Settings:
     Args:
         exports: export folders, or folders of export folders; ``NAME=FOLDER`` serves one export under another name.
         max_body: largest request body in bytes, counted after decompression.
-        max_rows: most rows in one request.
-        timeout: seconds for a whole request; a body that is slower is answered 408, a computation 504.
-        api_keys: keys of which ``Authorization: Bearer KEY`` must name one; none: no key is asked for.
-        access_log: print one JSON object a request on standard output.
+        max_rows: largest number of rows in one request.
+        timeout: seconds for a whole request; a slower body is answered 408, a slower computation 504.
+        api_keys: valid keys for ``Authorization: Bearer KEY``; none: no key is required.
+        access_log: print one JSON object per request on standard output.
         unseen: of tables: ``"accept"`` values that training did not see, which speak for no class, or ``"refuse"`` the
             request.
-        allow_origins: origins whose pages browsers let ask (CORS), ``*`` for all; none: those of this server alone.
+        allow_origins: origins whose pages may send requests (CORS), ``*`` for all; none: this server only.
     """
 
     exports: tuple[str, ...]

@@ -200,6 +200,7 @@ def metadata(version: Version) -> bytes:
         }
 
     spec, classes = version.spec, len(version.spec.classes)
+    inputs: list[tuple[str, str, tuple[int, ...]]]
     inputs = [(name, dtype, (-1,)) for name, dtype in tables.inputs_of(spec)]
     inputs = inputs or [(spec.input_name, spec.dtype, (-1, *spec.shape))]
     given = {name: info("serving_default", name, dtype, shape) for name, dtype, shape in inputs}
