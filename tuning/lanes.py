@@ -226,7 +226,7 @@ def _evaluate(
 
     def step(i: tf.Tensor, count: int, state: Any, sums: Any) -> tuple[Any, Any]:
         rows, labels, weights = _batch(x, y, weight, order, i, size, count, spec)
-        loss, hits, _ = _losses(rows, labels, weights, *state[:2], hyper, uses)
+        loss, hits, _ = _losses(rows, labels, weights, state[0], state[1], hyper, uses)
         return state, (sums[0] + loss * count, sums[1] + hits)
 
     zero = tf.zeros_like(hyper["lr"])
