@@ -197,7 +197,11 @@ class SoftmaxHyperModel(keras_tuner.HyperModel):
         """The data set with the batch size and preprocessing of ``config``."""
         key = config.batch_size, config.preprocess
         if key not in self._data:
-            settings = {**self._first.settings, "batch_size": config.batch_size, "preprocess": config.preprocess}
+            settings: dict[str, Any] = {
+                **self._first.settings,
+                "batch_size": config.batch_size,
+                "preprocess": config.preprocess,
+            }
             self._data[key] = Data(self._first.source, **settings)
         return self._data[key]
 
