@@ -10,6 +10,7 @@ BENCHMARKS = {
     "serve": "requests a second: the server, the smallest possible handler, its peers; needs wrk",
     "scale": "rows a second on one and two replicas, the all-reduce against its model",
     "chapter": "this package and the chapter's four frameworks from one start: losses, weights, seconds an epoch",
+    "tables": "an epoch of a table with words, as codes and with all their zeros",
     "growth": "time and memory against rows, features, classes and batch size",
 }
 
