@@ -8,12 +8,12 @@ import math
 import os
 import weakref
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from tfsoftmax import columns, sources, splits
+from tfsoftmax import columns, sources, splits, weights
 from tfsoftmax._checks import INT32, INT64, number, one_of, shown, typed
 from tfsoftmax.errors import InputError
 from tfsoftmax.preprocessing import PREPROCESSORS as PREPROCESSORS
@@ -207,6 +207,8 @@ class Data:
             training rows and a word a category of its own, and the model sees that it is missing.
         test: of a source without a test split: the rows, or their share, that are drawn for one by ``seed``, of each
             class its share; ``None`` draws a fifth. Rows of one group of the source stay together here and in ``val``.
+        class_weight: ``"balanced"``, or a weight for each class by name (1 where there is none): what a training row
+            of the class counts in the loss, times the weight that the source has for it.
 
     Attributes:
         train: ``tf.data.Dataset`` of ``(x, y)``, shuffled anew each epoch by ``seed``.
@@ -216,6 +218,7 @@ class Data:
         classes: class names in the order of the labels.
         source: the source given.
         settings: the other arguments, with ``val`` and ``test`` as they turned out.
+        class_weights: of each class in training, float64 ``(classes,)``; ``None``: all 1.
         options: what :func:`load` read the source with.
         name: what :func:`load` read it by; ``None`` if the rows were made in Python.
 
@@ -233,6 +236,7 @@ class Data:
         refit: bool = False,
         missing: str = "refuse",
         test: int | float | None = None,
+        class_weight: str | Mapping[str, float] | None = None,
     ):
         if not isinstance(source, sources.Source):
             raise InputError(
@@ -244,6 +248,7 @@ class Data:
         typed("refit", refit, bool)
         one_of("missing", missing, MISSING)
         val, test = check_val(val), check_test(test)
+        class_weight = weights.check_class_weight(class_weight)
         self.source, self.options = source, source.options
         x, y = source.x_train, source.y_train
         train, held_out, tested = splits.split(source, val, test, seed, refit)
@@ -259,6 +264,7 @@ class Data:
             "refit": refit,
             "missing": missing,
             "test": test,
+            "class_weight": class_weight,
         }
         x_test: np.ndarray | None = source.x_test
         fitted: tuple[Column, ...] = ()
@@ -288,14 +294,25 @@ class Data:
             columns=fitted,
             missing=missing,
         )
-        self.train = Rows(x, y, self.spec, batch_size, seed, train).dataset()
-        test_rows = x if x_test is None else x_test, y if source.y_test is None else source.y_test
-        self.test = Rows(*test_rows, self.spec, batch_size, index=tested).dataset()
-        self.val = None
+        own = source.weights
+        labels = y if train is None else y[train]
+        self.class_weights = weights.of_classes(class_weight, labels, self.classes)
+        weight = own
+        if self.class_weights is not None:
+            of_class = self.class_weights.astype(np.float32)[y]
+            weight = of_class if own is None else own * of_class
+        self.train = Rows(x, y, self.spec, batch_size, seed, train, weight).dataset()
+
+        def tested_rows() -> tf.data.Dataset:
+            if x_test is None or source.y_test is None:
+                return Rows(x, y, self.spec, batch_size, index=tested, weight=own).dataset()
+            return Rows(x_test, source.y_test, self.spec, batch_size, weight=source.weights_test).dataset()
+
+        self.test, self.val = tested_rows(), None
         if held_out is not None:
-            self.val = Rows(x, y, self.spec, batch_size, index=held_out).dataset()
+            self.val = Rows(x, y, self.spec, batch_size, index=held_out, weight=own).dataset()
         elif val == "test" and not refit:
-            self.val = Rows(*test_rows, self.spec, batch_size, index=tested).dataset()
+            self.val = tested_rows()
         self.name = source.origin
 
     def __repr__(self) -> str:
@@ -303,7 +320,7 @@ class Data:
         settings = ", ".join(
             f"{name}={value!r}"
             for name, value in self.settings.items()
-            if (name != "missing" or self.spec.columns) and (name != "test" or value is not None)
+            if (name != "missing" or self.spec.columns) and (name not in ("test", "class_weight") or value is not None)
         )
         return (
             f"Data({self.spec.name!r}: {len(self.train.rows):,} training, {val} validation and "
@@ -335,6 +352,7 @@ def load(
     category: Sequence[str] | None = None,
     number: Sequence[str] | None = None,
     group: str | None = None,
+    sample_weight: str | None = None,
     **settings: Any,
 ) -> Data:
     """Read a data set.
@@ -348,12 +366,14 @@ def load(
         category: of a table: columns whose values are names, whatever they look like.
         number: of a table: columns whose values are numbers.
         group: of a table: a column whose value says which rows stay together in a split; no input of the model.
+        sample_weight: of a table: a column of numbers of at least 0: what each row counts; no input of the model.
         settings: those of :class:`Data`.
 
     Raises:
         InputError: as :class:`Data`, and an unknown name, unusable files, or an option that the data set does not take.
     """
-    options = {"label": label, "resize": resize, "drop": drop, "category": category, "number": number, "group": group}
+    options = {"label": label, "resize": resize, "drop": drop, "category": category, "number": number}
+    options |= {"group": group, "sample_weight": sample_weight}
     return Data(sources.read(name, **options), **settings)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from tfsoftmax._checks import INT32, INT64, class_names, fraction, number, one_of, shown, typed_fields
 from tfsoftmax._files import read_json
 from tfsoftmax.errors import InputError
+from tfsoftmax.weights import check_class_weight
 
 
 class _Json:
@@ -196,8 +197,22 @@ class ModelSpec(_Json):
 
 
 OUTPUTS = frozenset(("logits", "probabilities", "class_id", "label"))  # of every export
-OPTIONS = ("label", "resize", "drop", "category", "number", "group")  # settings of how a data set is read
-_LATER = ("fingerprint", "missing", "test", *OPTIONS)  # settings that the first run folders did not have
+OPTIONS = (
+    "label",
+    "resize",
+    "drop",
+    "category",
+    "number",
+    "group",
+    "sample_weight",
+)  # settings of how a data set is read
+_LATER = (
+    "fingerprint",
+    "missing",
+    "test",
+    "class_weight",
+    *OPTIONS,
+)  # settings that the first run folders did not have
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,8 +240,10 @@ class RunConfig(_Json):
         refit: train on training and validation rows together, without validation.
         tensorboard: also write TensorBoard event files into the run folder.
         missing: of a table, see :class:`tfsoftmax.Data`.
+        class_weight: ``"balanced"``, or the weight of classes by name, in the loss of training; see
+            ``tfsoftmax.weights``.
         label: how the data set is read, see :func:`tfsoftmax.load`; so are ``resize``, ``drop``, ``category``,
-            ``number`` and ``group``. ``train`` sets them as ``data``.
+            ``number``, ``group`` and ``sample_weight``. ``train`` sets them as ``data``.
         precision: ``"float32"``, or ``"bfloat16"`` for the products in training; the model that is saved is float32.
     """
 
@@ -248,12 +265,14 @@ class RunConfig(_Json):
     tensorboard: bool = False
     precision: str = "float32"
     missing: str = "refuse"
+    class_weight: str | dict[str, float] | None = None
     label: str | None = None
     resize: str | None = None
     drop: tuple[str, ...] | None = None
     category: tuple[str, ...] | None = None
     number: tuple[str, ...] | None = None
     group: str | None = None
+    sample_weight: str | None = None
     fingerprint: str | None = None
 
     def __post_init__(self) -> None:
@@ -267,6 +286,7 @@ class RunConfig(_Json):
         fraction("label_smoothing", self.label_smoothing)
         check_val(self.val)
         check_test(self.test)
+        object.__setattr__(self, "class_weight", check_class_weight(self.class_weight))
         if self.patience is not None:
             number("patience", self.patience, 1, INT32, whole=True)
             if self.refit or self.val == 0:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
 from tfsoftmax._checks import one_of, shown
 from tfsoftmax._kinds import RUN, not_a
@@ -18,6 +19,7 @@ from tfsoftmax.errors import InputError
 from tfsoftmax.runs.evaluation import evaluate, read_metrics
 from tfsoftmax.sources.fingerprint import changes
 from tfsoftmax.spec import OPTIONS, ModelSpec, RunConfig
+from tfsoftmax.weights import of_classes, without_weights
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -91,13 +93,14 @@ class Run:
         self._check(data)
         return data
 
-    def evaluate(self, split: str = "test", data: Data | None = None) -> dict[str, Any]:
+    def evaluate(self, split: str = "test", data: Data | None = None, *, prior: bool = False) -> dict[str, Any]:
         """Evaluate the model on the rows of a split, preprocessed as in training.
 
         Args:
             split: ``"test"`` or ``"val"``.
             data: ``None``: of :meth:`data`. Of other rows with the same inputs and classes ``"test"`` is what was never
                 seen; ``"val"`` is refused.
+            prior: take the class weights of training out of the probabilities: what they are without weights.
 
         Returns:
             As :func:`tfsoftmax.runs.evaluation.evaluate`.
@@ -112,7 +115,18 @@ class Run:
         test = self._rows(data.test.rows).dataset()
         if split == "val" and self.config.val != "test":
             test = self._val(data)
-        return figures(model, test, self.spec.classes)
+        return figures(model, test, self.spec.classes, self._class_weights(data) if prior else None)
+
+    def _class_weights(self, data: Data) -> np.ndarray:
+        """The weights of classes in training."""
+        given = self.config.class_weight
+        if given is None:
+            raise InputError(f"the run in {str(self.folder)!r} has no class weights: there is no prior to correct")
+        if given == "balanced" and not self._is_of(data):
+            raise InputError("balanced weights are those of the run's own training rows: evaluate on its own data")
+        if given == "balanced":
+            data = Data(data.source, **data_settings(self.config))
+        return of_classes(given, data.train.rows.y, self.spec.classes)
 
     def export(
         self,
@@ -176,7 +190,7 @@ class Run:
             x = recode(x, rows.spec.columns, self.spec.columns, repr(rows.spec.name))
             if self.spec.missing == "refuse":
                 refuse_missing(missing(x, self.spec.columns), len(x), repr(rows.spec.name))
-        return Rows(x, rows.y, self.spec, self.config.batch_size)
+        return Rows(x, rows.y, self.spec, self.config.batch_size, weight=rows.weight)
 
     def _check(self, data: Any) -> None:
         """Raise InputError unless ``data`` has the inputs and the classes of the model."""
@@ -200,14 +214,19 @@ class Run:
             )
 
 
-def figures(model: keras.Model, dataset: tf.data.Dataset, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Evaluate ``model`` on one of the data sets of :class:`tfsoftmax.Data`."""
-    return evaluate(model.predict(dataset, verbose=0), dataset.rows.y, classes, dataset.rows.weight)
+def figures(
+    model: keras.Model, dataset: tf.data.Dataset, classes: tuple[str, ...], class_weights: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Evaluate ``model`` on one of the data sets of :class:`tfsoftmax.Data`, without ``class_weights`` of training."""
+    logits = model.predict(dataset, verbose=0)
+    if class_weights is not None:
+        logits = without_weights(logits, class_weights)
+    return evaluate(logits, dataset.rows.y, classes, dataset.rows.weight)
 
 
 def data_settings(config: RunConfig) -> dict[str, Any]:
     """The settings of ``config`` that :class:`tfsoftmax.Data` takes."""
-    names = ("batch_size", "val", "seed", "preprocess", "refit", "missing", "test")
+    names = ("batch_size", "val", "seed", "preprocess", "refit", "missing", "test", "class_weight")
     return {name: getattr(config, name) for name in names}
 
 

@@ -13,6 +13,7 @@ from tfsoftmax._checks import class_names, shown, typed
 from tfsoftmax.errors import InputError
 from tfsoftmax.sources.fingerprint import fingerprint
 from tfsoftmax.spec import Column
+from tfsoftmax.weights import check_rows
 
 _ALIGNMENT = 64  # bytes; what TensorFlow's vectorized kernels ask for
 
@@ -32,6 +33,8 @@ class Source:
         columns: of a table, whose rows are float32 ``(rows, len(columns))`` and may have NaN where a value is missing;
             categories have all values that the source has. Else empty.
         groups: whole numbers ``(rows,)`` of the training rows: a split keeps rows with the same one together.
+        weights: of the training rows in the loss and in figures, numbers of at least 0, ``(rows,)``; ``None``: 1.
+        weights_test: of the test rows in figures.
         val_rows: which of the training rows are a validation split of the source's own, whole numbers; else ``None``.
 
     Attributes:
@@ -53,6 +56,8 @@ class Source:
     columns: tuple[Column, ...] = ()
     groups: np.ndarray | None = None
     val_rows: np.ndarray | None = None
+    weights: np.ndarray | None = None
+    weights_test: np.ndarray | None = None
     origin: str | None = dataclasses.field(default=None, init=False)
     options: dict[str, Any] = dataclasses.field(default_factory=dict, init=False)
 
@@ -74,6 +79,9 @@ class Source:
             y = _labels(where, _array(f"y_{split}", getattr(self, f"y_{split}")), len(x), len(names))
             object.__setattr__(self, f"x_{split}", x)
             object.__setattr__(self, f"y_{split}", y)
+            field = "weights" if split == "train" else "weights_test"
+            if (given := getattr(self, field)) is not None:
+                object.__setattr__(self, field, check_rows(_array(field, given), len(x), where))
         self._check_indices()
         if self.x_test is None:
             return

@@ -30,6 +30,7 @@ class Choices:
         category: columns whose values are names, whatever they look like.
         number: columns whose values are numbers: dates too, as seconds since 1970.
         group: a column whose value says which rows belong together; no input of the model.
+        sample_weight: a column that says how much each row counts; no input of the model.
     """
 
     label: str | None = None
@@ -37,6 +38,7 @@ class Choices:
     category: tuple[str, ...] = ()
     number: tuple[str, ...] = ()
     group: str | None = None
+    sample_weight: str | None = None
 
 
 def rows_of(

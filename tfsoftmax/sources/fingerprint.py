@@ -23,6 +23,8 @@ _PARTS = {  # name in the fingerprint -> name in errors
     "test_labels": "labels of the test rows",
     "classes": "class names",
     "order": "order of the class names",
+    "weights": "weights of the training rows",
+    "weights_test": "weights of the test rows",
     "columns": "columns and the values in them",
     "groups": "groups of the training rows",
     "val_rows": "rows of the validation split",
@@ -48,6 +50,9 @@ def fingerprint(source: Source) -> str:
     for part, array in (("groups", source.groups), ("val_rows", source.val_rows)):
         if array is not None:
             parts[part] = (len(array), _of_array(array))
+    for name in ("weights", "weights_test"):
+        if (weights := getattr(source, name)) is not None:
+            parts[name] = (len(weights), _of_array(weights))
     if source.columns:
         described = (json.dumps(dataclasses.astuple(column)).encode() for column in source.columns)
         parts["columns"] = (len(source.columns), _digest(described))

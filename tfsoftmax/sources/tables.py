@@ -194,11 +194,13 @@ def source(name: str, table: pa.Table, choices: Choices, test: pa.Table | None =
     import pyarrow as pa
 
     label = _label(name, table, choices)
-    for option in ("drop", "category", "number", "group"):
+    for option in ("drop", "category", "number", "group", "sample_weight"):
         asked = getattr(choices, option) or ()
         for column in (asked,) if isinstance(asked, str) else asked:
             if column not in table.column_names:
-                raise InputError(f"--{option}: {name!r} has no column {shown(column)}; it has {_listed(table)}")
+                raise InputError(
+                    f"--{option.replace('_', '-')}: {name!r} has no column {shown(column)}; it has {_listed(table)}"
+                )
     if test is not None:
         if absent := sorted(set(table.column_names) - set(test.column_names)):
             raise InputError(
@@ -210,17 +212,33 @@ def source(name: str, table: pa.Table, choices: Choices, test: pa.Table | None =
         )
     else:
         count = len(table)
-    without = {label, *choices.drop} | ({choices.group} if choices.group else set())
+    without = {label, *choices.drop, *filter(None, (choices.group, choices.sample_weight))}
     x, columns = rows_of(repr(name), table, count, without, choices)
     y, classes = codes_of(f"the label column {shown(label)} of {name!r}", table[label])
+    _complete(f"the label column {shown(label)} of {name!r}", y)
     groups = None
     if choices.group is not None:
         groups = codes_of(f"the group column {shown(choices.group)} of {name!r}", table[choices.group])[0][:count]
-        if (groups < 0).any():
-            gaps = int((groups < 0).sum())
-            raise InputError(f"the group column {shown(choices.group)} of {name!r} has {gaps:,} missing values")
-    x_test, y_test = (None, None) if test is None else (x[count:], y[count:])
-    return Source(name, x[:count], y[:count], x_test, y_test, classes, columns, groups)
+        _complete(f"the group column {shown(choices.group)} of {name!r}", groups)
+    weights = None
+    if choices.sample_weight is not None:
+        what = f"the weight column {shown(choices.sample_weight)} of {name!r}"
+        weights, _ = read_column(what, choices.sample_weight, table[choices.sample_weight], "number")
+    return Source(
+        name,
+        *(x[:count], y[:count], None if test is None else x[count:], None if test is None else y[count:]),
+        *(classes, columns, groups),
+        weights=None if weights is None else weights[:count],
+        weights_test=None if weights is None or test is None else weights[count:],
+    )
+
+
+def _complete(what: str, codes: np.ndarray) -> None:
+    """Raise InputError where a value is missing."""
+    if gaps := int((codes < 0).sum()):
+        raise InputError(
+            f"{what} has {gaps:,} missing values, the first in row {int((codes < 0).argmax())}: leave those rows out"
+        )
 
 
 def _label(name: str, table: pa.Table, choices: Choices) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tfsoftmax._files import read_json
 from tfsoftmax.errors import InputError
 
 DEMO = "fashion_mnist"  # the data where neither --data nor --config names any
@@ -18,6 +19,23 @@ Label = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the
 Resize = Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Size that pictures are brought to.")]
 Group = Annotated[
     str | None, typer.Option(metavar="COLUMN", help="Rows with the same value here stay together in a split.")
+]
+Drop = Annotated[
+    list[str] | None, typer.Option(metavar="COLUMN", help="Column of a table to leave out; once for each.")
+]
+Category = Annotated[
+    list[str] | None, typer.Option(metavar="COLUMN", help="Column of a table whose values are names; once for each.")
+]
+Number = Annotated[
+    list[str] | None, typer.Option(metavar="COLUMN", help="Column of a table whose values are numbers; once for each.")
+]
+SampleWeight = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of a table with weights of rows.")]
+ClassWeight = Annotated[
+    str | None,
+    typer.Option(metavar="balanced|FILE", help="Weights of classes: balanced, or a JSON file of weights by name."),
+]
+Missing = Annotated[
+    str | None, typer.Option(help="Missing values of a table: refuse or impute.", show_default="refuse")
 ]
 Val = Annotated[
     str | None,
@@ -42,6 +60,13 @@ def rows(option: str, text: str | None) -> Any:
         raise InputError(
             f"{option} must be a number of rows, a share of them such as 0.2{also}, got {text!r}"
         ) from error
+
+
+def class_weight(given: str | None) -> Any:
+    """What ``--class-weight`` says: ``"balanced"``, or what a JSON file holds."""
+    if given is None or given == "balanced":
+        return given
+    return read_json(Path(given), "class weights")
 
 
 def file_name(data: str) -> str:

@@ -16,6 +16,9 @@ from tfsoftmax.verbs import Json, RunFolder
 def evaluate(
     run: RunFolder,
     split: Annotated[str, typer.Option(help="test or val.")] = "test",
+    prior: Annotated[
+        bool, typer.Option("--prior", help="Take the class weights of training out of the probabilities.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Evaluate a finished run: loss, accuracy with its 95 % interval, figures a class, confusion matrix."""
@@ -23,7 +26,7 @@ def evaluate(
     with tensorflow():
         from tfsoftmax.runs.evaluation import report, summary
         from tfsoftmax.runs.run import Run
-    result = Run(run).evaluate(split)
+    result = Run(run).evaluate(split, prior=prior)
     if as_json:
         print(json.dumps({"split": split, **result}))
         return

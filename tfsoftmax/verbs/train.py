@@ -12,7 +12,24 @@ import typer
 from tfsoftmax.console import tensorflow
 from tfsoftmax.errors import InputError
 from tfsoftmax.spec import OPTIONS, RunConfig
-from tfsoftmax.verbs import DEMO, Group, Json, Label, Resize, Test, Val, file_name, rows
+from tfsoftmax.verbs import (
+    DEMO,
+    Category,
+    ClassWeight,
+    Drop,
+    Group,
+    Json,
+    Label,
+    Missing,
+    Number,
+    Resize,
+    SampleWeight,
+    Test,
+    Val,
+    file_name,
+    rows,
+)  # fmt: skip
+from tfsoftmax.verbs import class_weight as weights_of
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(RunConfig)}
 
@@ -35,6 +52,12 @@ def train(
     label: Label = None,
     resize: Resize = None,
     group: Group = None,
+    drop: Drop = None,
+    category: Category = None,
+    number: Number = None,
+    missing: Missing = None,
+    sample_weight: SampleWeight = None,
+    class_weight: ClassWeight = None,
     test: Test = None,
     val: Val = None,
     optimizer: Annotated[str | None, _setting("optimizer", "sgd, adam, adamw, lion or rmsprop.")] = None,
@@ -59,6 +82,8 @@ def train(
 ) -> None:
     """Train a model and write its run folder. On an unfinished one the same command goes on."""
     given = {name: value for name, value in locals().items() if name in _DEFAULTS and value is not None}
+    if class_weight is not None:
+        given["class_weight"] = weights_of(class_weight)
     given |= {name: rows(f"--{name}", given[name]) for name in ("val", "test") if name in given}
     if config is not None and config.is_dir():
         raise InputError(

@@ -5,13 +5,30 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tfsoftmax.console import tensorflow
 from tfsoftmax.spec import RunConfig
-from tfsoftmax.verbs import DEMO, Group, Json, Label, Resize, Test, Val, file_name, rows
+from tfsoftmax.verbs import (
+    DEMO,
+    Category,
+    ClassWeight,
+    Drop,
+    Group,
+    Json,
+    Label,
+    Missing,
+    Number,
+    Resize,
+    SampleWeight,
+    Test,
+    Val,
+    file_name,
+    rows,
+)  # fmt: skip
+from tfsoftmax.verbs import class_weight as weights_of
 
 
 def tune(
@@ -35,6 +52,12 @@ def tune(
     label: Label = None,
     resize: Resize = None,
     group: Group = None,
+    drop: Drop = None,
+    category: Category = None,
+    number: Number = None,
+    missing: Missing = None,
+    sample_weight: SampleWeight = None,
+    class_weight: ClassWeight = None,
     test: Test = None,
     val: Val = None,
     objective: Annotated[str, typer.Option(help="val_loss or val_accuracy.")] = "val_loss",
@@ -49,10 +72,12 @@ def tune(
         import tuning
         from tfsoftmax import data as datasets
         from tuning.space import parse_space
-    split = {"val": rows("--val", val), "test": rows("--test", test)}
+    split = {"val": rows("--val", val), "test": rows("--test", test), "class_weight": weights_of(class_weight)}
+    split |= {} if missing is None else {"missing": missing}
     config = RunConfig(epochs=epochs, schedule=schedule, **split)
     wanted = parse_space(space) if space else None
-    options = {"label": label, "resize": resize, "group": group}
+    options: dict[str, Any] = {"label": label, "resize": resize, "group": group, "sample_weight": sample_weight}
+    options |= {"drop": drop, "category": category, "number": number}
     read = datasets.load(data, **options, **split, batch_size=batch_size, seed=seed, preprocess=preprocess)
     found = tuning.search(
         read,
