@@ -81,7 +81,7 @@ def test_weights_from_a_file(frame, tfsoftmax_cli, tmp_path):
         '{"maybe": 3}': "class_weight names 'maybe', which is no class; the classes are 'no, yes'",
         '{"yes": -1}': "class_weight['yes'] must be a number of at least 0, got -1",
         '{"yes": 0, "no": 0}': "class_weight is 0 for every class",
-        "[]": "class_weight must be 'balanced' or a weight for each class name, got []",
+        "[]": "must hold one JSON object, got list",
         "{": "w.json",
     }.items():
         (tmp_path / "w.json").write_text(text)

@@ -126,7 +126,8 @@ class Run:
             raise InputError("balanced weights are those of the run's own training rows: evaluate on its own data")
         if given == "balanced":
             data = Data(data.source, **data_settings(self.config))
-        return of_classes(given, data.train.rows.y, self.spec.classes)
+        found = of_classes(given, data.train.rows.y, self.spec.classes)
+        return np.ones(len(self.spec.classes)) if found is None else found
 
     def export(
         self,

@@ -159,6 +159,8 @@ def read_column(what: str, name: str, array: pa.Array | pa.ChunkedArray, asked: 
     import pyarrow as pa
 
     array = _whole(array)
+    if asked and pa.types.is_null(array.type):  # no value at all
+        array = array.cast(pa.float64() if asked == "number" else pa.string())
     kind = array.type
     numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     if asked == "category" or (not asked and _is_text(kind)):
