@@ -23,6 +23,9 @@ settings.load_profile("seeded")
 
 SHAPE, CLASSES, ROWS, TEST_ROWS = (6, 5), ("round", "square", "flat"), 230, 50
 
+# folders whose files take a minute or more: where they come last, one core waits for the other
+FIRST = ("installation", "fitting", "tuning", "chapter")
+
 PROGRAM = """
 import tfsoftmax
 
@@ -31,6 +34,13 @@ model = tfsoftmax.SoftmaxRegression(num_outputs=10, lr=0.1)
 model.fit(data.train, validation_data=data.val, epochs=10)
 tfsoftmax.export(model, data.spec, "export/fashion_mnist")
 """
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        return FIRST.index(item.path.parent.name) if item.path.parent.name in FIRST else len(FIRST)
+
+    items.sort(key=place)
 
 
 def make_rows(count, seed, shape=SHAPE, classes=3):

@@ -1,6 +1,7 @@
-"""Fits under a strategy, in a process of its own: `python tests/fitting/replicas.py FOLDER one|mirrored|multiworker`.
+"""Fits under strategies, in a process of its own: `python tests/fitting/replicas.py FOLDER STRATEGY…`.
 
-What came out of each is written to FOLDER/RESULT.npz; the state of a fit to FOLDER/state-….
+STRATEGY is `one`, `mirrored` or `multiworker`. What came out of each is written to FOLDER/RESULT.npz; the state of a
+fit to FOLDER/state-….
 """
 
 import json
@@ -76,16 +77,17 @@ def streamed(strategy):
 
 def strategy_of(name):
     if name == "mirrored":
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
         return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     return tf.distribute.MultiWorkerMirroredStrategy() if name == "multiworker" else tf.distribute.get_strategy()
 
 
 if __name__ == "__main__":
-    folder, name = Path(sys.argv[1]), sys.argv[2]
-    if "TF_CONFIG" in os.environ:
-        index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
-    strategy = strategy_of(name)
-    result = fits(strategy, folder, name) | streamed(strategy)
-    np.savez(folder / (f"{name}-{index}.npz" if name == "multiworker" else f"{name}.npz"), **result)
+    folder, names = Path(sys.argv[1]), sys.argv[2:]
+    if "mirrored" in names:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    for name in names:
+        strategy = strategy_of(name)
+        result = fits(strategy, folder, name) | streamed(strategy)
+        index = f"-{json.loads(os.environ['TF_CONFIG'])['task']['index']}" if name == "multiworker" else ""
+        np.savez(folder / f"{name}{index}.npz", **result)

@@ -64,10 +64,10 @@ def cluster(workers=2):
 def test_replicas_have_the_weights_of_one_device(tmp_path):
     configs = cluster()
     with processes() as start:
-        running = [start(REPLICAS, tmp_path, name, log=tmp_path / name) for name in ("one", "mirrored")]
+        running = [start(REPLICAS, tmp_path, "one", "mirrored", log=tmp_path / "here")]
         for i, config in enumerate(configs):
             running.append(start(REPLICAS, tmp_path, "multiworker", log=tmp_path / f"worker{i}", TF_CONFIG=config))
-        assert [process.wait(200) for process in running] == [0] * 4, [
+        assert [process.wait(600) for process in running] == [0] * 3, [
             log.read_text()[-2000:] for log in tmp_path.iterdir() if not log.suffix
         ]
     one, *others = (np.load(tmp_path / f"{name}.npz") for name in ("one", "mirrored", "multiworker-0", "multiworker-1"))
@@ -96,7 +96,7 @@ class Workers:
 
     def wait_for(self, pattern, process):
         """Until the chief has said it."""
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 300
         while not re.search(pattern, self.log(0).read_text()):
             assert process is None or process.poll() is None, self.log(0).read_text()
             assert time.monotonic() < deadline, (pattern, self.log(0).read_text())
@@ -112,7 +112,7 @@ def test_a_worker_that_dies(idx_folder, tmp_path):
         chief, other = workers.begin(0), workers.begin(1)
         workers.wait_for("epoch 5/60", chief)
         other.kill()
-        workers.wait_for("another worker is gone: .*\nwaiting for all workers, at most 290 s more", chief)
+        workers.wait_for(r"another worker is gone: .*\nwaiting for all workers, at most 2\d\d s more", chief)
         other = workers.begin(1)
         workers.wait_for(r"continuing after epoch \d+\n", chief)
         workers.wait_for("epoch 20/60", chief)
@@ -123,11 +123,11 @@ def test_a_worker_that_dies(idx_folder, tmp_path):
         chief, other = workers.begin(0), workers.begin(1)
         workers.wait_for("epoch 35/60", chief)
         other.kill()
-        assert chief.wait(60) == 1
+        assert chief.wait(300) == 1
         workers.wait_for(r"error: not all workers \(127.0.0.1:\d+, .*\) came in time\n$", None)
         assert not (tmp_path / "run" / "metrics.json").exists()
         chief, other = workers.begin(0), workers.begin(1)
-        assert [chief.wait(100), other.wait(100)] == [0, 0], workers.log(0).read_text()
+        assert [chief.wait(300), other.wait(300)] == [0, 0], workers.log(0).read_text()
     assert workers.log(0).read_text().count("continuing after epoch") == 3
     data = f"idx:{idx_folder}"
     one = tfsoftmax.train(
@@ -145,9 +145,9 @@ def test_a_worker_of_a_script_that_dies(tmp_path):
     with processes() as start:
         configs = cluster()
         chief, other = (start(script, tmp_path, log=tmp_path / f"log{i}", TF_CONFIG=configs[i]) for i in range(2))
-        assert other.wait(100) == -signal.SIGKILL
+        assert other.wait(300) == -signal.SIGKILL
         other = start(script, tmp_path, log=tmp_path / "log1", TF_CONFIG=configs[1])
-        assert [chief.wait(100), other.wait(100)] == [0, 0], (tmp_path / "log0").read_text()
+        assert [chief.wait(300), other.wait(300)] == [0, 0], (tmp_path / "log0").read_text()
     log = (tmp_path / "log0").read_text()
     assert re.search(r"Epoch 4/7.*another worker is gone: .*continuing after epoch 4, from .*Epoch 5/7", log, re.DOTALL)
     one = rejoining.fit(tf.distribute.get_strategy(), [])
@@ -162,7 +162,7 @@ def test_workers_of_different_settings_are_refused(idx_folder, tmp_path):
         chief = workers.begin(0)
         workers.command += ["--lr", 0.2]
         other = workers.begin(1)
-        assert [chief.wait(60), other.wait(60)] == [2, 2]
+        assert [chief.wait(300), other.wait(300)] == [2, 2]
     for i in range(2):
         assert re.search(
             r"error: all workers must have the same settings; the checksums of theirs are: \[\d+, \d+\]$",
