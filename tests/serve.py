@@ -123,7 +123,7 @@ class Server:
             self.process.wait()
 
 
-def until(condition, seconds=10):
+def until(condition, seconds=60):
     """Wait for ``condition()``; how long it took."""
     begin = time.perf_counter()
     while not condition():

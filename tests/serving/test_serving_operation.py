@@ -92,7 +92,7 @@ def test_sigterm_right_after_the_start(export, workers):
     for _ in range(3):
         with serve.Server(export, "--workers", workers) as server:
             server.process.terminate()  # when the line has been read that says where it serves
-            assert server.process.wait(15) == 0
+            assert server.process.wait(60) == 0
 
 
 # ---- keys and addresses
