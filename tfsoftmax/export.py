@@ -144,6 +144,8 @@ def _write(
     Reference(raw, y, logits, linear.kernel, linear.bias).write(folder)
     found = []
     for name, entry in EXPORTERS.items():
+        if linear.spec.columns and not entry.tables:
+            continue
         entry.write(linear, folder)
         found.append(parity.compare(name, entry, folder, linear.spec, rows))
     values = {

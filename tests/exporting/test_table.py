@@ -143,7 +143,22 @@ def test_all_words_and_all_numbers(tmp_path):
     for kind, columns in (("words", COLUMNS[1:3]), ("numbers", COLUMNS[3:4])):
         spec = dataclasses.replace(SPEC, shape=(len(columns),), columns=columns, missing="refuse")
         model = keras.Sequential([keras.Input(spec.features), keras.layers.Flatten(), keras.layers.Dense(3)])
-        assert len(tfsoftmax.export(model, spec, tmp_path / kind).parity) == 5
+        done = tfsoftmax.export(model, spec, tmp_path / kind)
+        assert [row["format"] for row in done.parity] == ["saved_model", "onnx", "litert", "onnx_int8"]
+
+
+def test_large_numbers_do_not_cost_the_words_their_bits(tmp_path):
+    """A column of incomes, some of them 200 deviations from the mean, whose weight is small."""
+    spec = dataclasses.replace(SPEC, shape=(3,), columns=COLUMNS[:3], missing="impute")
+    model = tfsoftmax.SoftmaxRegression(3)
+    model.build((None, *spec.features))
+    kernel = np.random.default_rng(1).normal(size=(*spec.features, 3)).astype(np.float32)
+    kernel[0] *= 0.01
+    model.set_weights([kernel, np.zeros(3, np.float32)])
+    rng = np.random.default_rng(2)
+    rows = np.stack([40 + 10 * rng.standard_t(1, 500), rng.integers(-1, 3, 500), rng.integers(-1, 2, 500)], axis=1)
+    done = tfsoftmax.export(model, spec, tmp_path, rows=rows.astype(np.float32))
+    assert all(row["ok"] for row in done.parity)
 
 
 def test_how_a_row_is_encoded_is_said(exported):

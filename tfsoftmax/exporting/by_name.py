@@ -66,7 +66,9 @@ class Lookup:
 
 
 def onnx_model(linear: Linear, opset: int, *, int8: bool) -> onnx.ModelProto:
-    """The ONNX graph of a table; with ``int8`` the weights are stored in eight bits, one step per class.
+    """The ONNX graph of a table; with ``int8`` the weights are stored in eight bits, one step per feature.
+
+    A step per feature keeps the rounding small beside what the feature itself says, though its numbers may be large.
 
     Numbers go through a matrix product. Each category selects a row of the weights; a value that training did not see
     selects the last one, which is all zeros.
@@ -98,14 +100,15 @@ def onnx_model(linear: Linear, opset: int, *, int8: bool) -> onnx.ModelProto:
         padded = np.concatenate([linear.kernel, np.zeros((1, linear.kernel.shape[1]), np.float32)])
         if not int8:
             return constant(linear.kernel[:count]), constant(padded)
-        step = np.maximum(np.abs(padded).max(axis=0) / 127, np.finfo(np.float32).tiny).astype(np.float32)
-        rounded, factor = (np.rint(padded / step) + 128).astype(np.uint8), constant(step)
+        step = np.abs(padded).max(axis=1, keepdims=True) / 127
+        step = np.maximum(step, np.finfo(np.float32).tiny).astype(np.float32)
+        rounded = (np.rint(padded / step) + 128).astype(np.uint8)
 
-        def floats(part: np.ndarray) -> str:
-            centred = add("Sub", [add("Cast", [constant(part)], to=TensorProto.FLOAT), constant(np.float32(128))])
-            return add("Mul", [centred, factor])
+        def floats(rows: slice) -> str:
+            whole = add("Cast", [constant(rounded[rows])], to=TensorProto.FLOAT)
+            return add("Mul", [add("Sub", [whole, constant(np.float32(128))]), constant(step[rows])])
 
-        return floats(rounded[:count]), floats(rounded)
+        return floats(slice(count)), floats(slice(None))
 
     of_numbers, of_all = kernel()
     one, last = constant(np.array([1])), len(linear.kernel)

@@ -38,6 +38,7 @@ class Format:
         open: opens the version folder in the format's own runtime and gives the function that answers raw inputs
             ``(n, *spec.shape)`` with ``logits``, ``probabilities``, ``class_id`` and, where strings exist, ``label``.
         int8: the weights are rounded to eight bits, so that answers are near, not equal.
+        tables: it is written for tables, too.
     """
 
     files: tuple[str, ...]
@@ -45,6 +46,7 @@ class Format:
     write: Callable[[Linear, Path], None]
     open: Callable[[Path, ModelSpec], Answer]
     int8: bool = False
+    tables: bool = True
 
 
 def _write_onnx(linear: Linear, folder: Path) -> None:
@@ -252,5 +254,6 @@ EXPORTERS = {
         _write_litert_int8,
         functools.partial(_open_litert, "model.int8.tflite"),
         int8=True,
+        tables=False,  # it rounds the inputs, too, by the range of each row: beside a large number no word is left
     ),
 }
