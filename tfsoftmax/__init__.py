@@ -6,6 +6,7 @@ import types
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what type checkers and editors see; the table below is what runs
+    from tfsoftmax.classifier import Classifier as Classifier
     from tfsoftmax.data import Data as Data
     from tfsoftmax.data import FashionMNIST as FashionMNIST
     from tfsoftmax.data import Rows as Rows
@@ -45,13 +46,14 @@ _PUBLIC = {
     "export": "export",
     "verify": "exporting.verify",
     "Predictor": "predict",
+    "Classifier": "classifier",  # needs an extra
     "TfsoftmaxError": "errors",
     "InputError": "errors",
     "TrainingError": "errors",
     "ExportError": "errors",
 }
 
-__all__ = sorted(_PUBLIC)
+__all__ = sorted(_PUBLIC.keys() - {"Classifier"})  # a star import must not ask for an extra
 
 
 if not TYPE_CHECKING:  # it would make any name an object

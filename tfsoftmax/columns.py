@@ -22,6 +22,8 @@ from tfsoftmax.spec import Column, ModelSpec
 if TYPE_CHECKING:
     import tensorflow as tf
 
+    from tfsoftmax.sources import Source
+
 
 MISSING_INT = -(2**63)  # in graphs a category of whole numbers is missing so; a word is missing as ""
 _UNSEEN_INT, _UNSEEN_WORD = MISSING_INT + 1, "a value that training did not see"
@@ -170,6 +172,45 @@ def fit(
         offset, scale = (float(np.ravel(v)[0]) for v in PREPROCESSORS[preprocess](filled, 1.0, None))
         fitted.append(dataclasses.replace(column, offset=offset, scale=scale, fill=fill, gaps=gaps))
     return tuple(fitted)
+
+
+def spec_of(source: Source, train: np.ndarray | None, preprocess: str, on_missing: str) -> ModelSpec:
+    """What a model of ``source`` takes and returns.
+
+    Args:
+        source: the rows.
+        train: which of ``source.x_train`` the constants come from, int32; ``None``: all.
+        preprocess: a name in ``PREPROCESSORS``.
+        on_missing: ``missing`` of :class:`~tfsoftmax.spec.ModelSpec`.
+
+    Raises:
+        InputError: training rows have missing values and ``on_missing`` refuses them.
+    """
+    x = source.x_train
+    fitted: tuple[Column, ...] = ()
+    offset: float | np.ndarray = 0.0
+    scale: float | np.ndarray = 1.0
+    if source.columns:
+        if on_missing == "refuse":
+            refuse_missing(missing(x, source.columns), len(x), f"{source.name!r} (training rows)")
+        fitted = fit(source.columns, x, train, preprocess, on_missing)
+    else:
+        offset, scale = PREPROCESSORS[preprocess](x, 255.0 if x.dtype == np.uint8 else 1.0, train)
+    return ModelSpec(
+        name=source.name,
+        shape=(len(fitted),) if fitted else x.shape[1:],
+        dtype=str(x.dtype),
+        classes=tuple(source.classes),
+        preprocess=preprocess,
+        offset=_plain(offset),
+        scale=_plain(scale),
+        columns=fitted,
+        missing=on_missing,
+    )
+
+
+def _plain(value: float | np.ndarray) -> float | tuple[float, ...]:
+    return tuple(value.ravel().tolist()) if isinstance(value, np.ndarray) else float(value)
 
 
 def recode(x: np.ndarray, of: Sequence[Column], to: Sequence[Column], what: str = "the table") -> np.ndarray:

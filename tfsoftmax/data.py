@@ -17,7 +17,7 @@ from tfsoftmax import columns, sources, splits, weights
 from tfsoftmax._checks import INT32, INT64, number, one_of, shown, typed
 from tfsoftmax.errors import InputError
 from tfsoftmax.preprocessing import PREPROCESSORS as PREPROCESSORS
-from tfsoftmax.spec import MISSING, Column, ModelSpec, check_test, check_val
+from tfsoftmax.spec import MISSING, ModelSpec, check_test, check_val
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -267,33 +267,15 @@ class Data:
             "class_weight": class_weight,
         }
         x_test: np.ndarray | None = source.x_test
-        fitted: tuple[Column, ...] = ()
-        offset: float | np.ndarray = 0.0
-        scale: float | np.ndarray = 1.0
+        self.spec = columns.spec_of(source, train, preprocess, missing)
         if source.columns:
-            if missing == "refuse":
-                for split, rows in ("training rows", x), ("test rows", x_test):
-                    if rows is None:
-                        continue
-                    gaps = columns.missing(rows, source.columns)
-                    columns.refuse_missing(gaps, len(rows), f"{source.name!r} ({split})")
-            fitted = columns.fit(source.columns, x, train, preprocess, missing)
-            x = columns.recode(x, source.columns, fitted, source.name)
-            x_test = None if x_test is None else columns.recode(x_test, source.columns, fitted, source.name)
-        else:
-            offset, scale = PREPROCESSORS[preprocess](x, 255.0 if x.dtype == np.uint8 else 1.0, train)
-        self.classes = tuple(source.classes)
-        self.spec = ModelSpec(
-            name=source.name,
-            shape=x.shape[1:],
-            dtype=str(x.dtype),
-            classes=self.classes,
-            preprocess=preprocess,
-            offset=_plain(offset),
-            scale=_plain(scale),
-            columns=fitted,
-            missing=missing,
-        )
+            x = columns.recode(x, source.columns, self.spec.columns, source.name)
+            if x_test is not None:
+                if missing == "refuse":
+                    gaps = columns.missing(x_test, source.columns)
+                    columns.refuse_missing(gaps, len(x_test), f"{source.name!r} (test rows)")
+                x_test = columns.recode(x_test, source.columns, self.spec.columns, source.name)
+        self.classes = self.spec.classes
         own = source.weights
         labels = y if train is None else y[train]
         self.class_weights = weights.of_classes(class_weight, labels, self.classes)
@@ -337,10 +319,6 @@ class Data:
         ``sources/fingerprint.py``). Computed anew each time, since arrays can change.
         """
         return self.source.fingerprint
-
-
-def _plain(value: float | np.ndarray) -> float | tuple[float, ...]:
-    return tuple(value.ravel().tolist()) if isinstance(value, np.ndarray) else float(value)
 
 
 def load(

@@ -22,7 +22,7 @@ import tfsoftmax
 
 PICTURES = CHECKOUT / "tests" / "pictures"
 # a reader goes through them in this order, in one folder
-ORDER = ["README", "data", "training", "tuning", "exports", "speed", "serving", "scaling", "decisions"]
+ORDER = ["README", "data", "classifier", "training", "tuning", "exports", "speed", "serving", "scaling", "decisions"]
 # document and first words of a block -> why it cannot run here
 CANNOT_RUN = {
     ("README", "scripts/demo"): "makes an environment of its own; its commands are those of the README, which run",
@@ -96,7 +96,9 @@ class Reader:
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory):
     _, wheel, checkout = build(tmp_path_factory.mktemp("built"))
-    environment = Environment(tmp_path_factory.mktemp("environment"), wheel, extras=("serve", "ray"), pip=True)
+    environment = Environment(
+        tmp_path_factory.mktemp("environment"), wheel, extras=("serve", "ray", "sklearn"), pip=True
+    )
     with contextlib.closing(Reader(tmp_path_factory.mktemp("reader"), wheel, checkout, environment)) as one:
         yield one
 
