@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -130,3 +132,14 @@ def test_rows_in_python(exported, expected):
         predictor([{"age": 1, "shop": 3, "new": True}])
     with pytest.raises(InputError, match="a data frame is one of pandas, Polars or Arrow"):
         predictor("rows.csv")
+
+
+def test_notes_reach_the_screen(exported, tmp_path):
+    path = written(tmp_path, "rows.csv")
+    command = [sys.executable, "-m", "tfsoftmax", "predict", exported, path]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    assert len(done.stdout.splitlines()) == 3
+    notes = done.stderr.splitlines()
+    assert notes[0] == f"'{path}': not used: 'id'"
+    assert notes[1].endswith("'job' (1 of 3), 'shop' (1 of 3); they speak for no class")
+    assert len(notes) == 2

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from tfsoftmax._quiet import quiet
 from tfsoftmax.errors import InputError
 from tfsoftmax.predict import conform
 from tfsoftmax.sources.idx import read_idx
@@ -134,7 +135,8 @@ def _fit(image: Image, mode: str, size: tuple[int, int], what: str) -> Image:
 
 def _picture(path: Path, spec: ModelSpec, fit: bool) -> np.ndarray:
     # by its content: Pillow maps an uncompressed TIFF that it opens by name, and then turns it wrongly
-    return picture(io.BytesIO(path.read_bytes()), spec, fit, repr(str(path)))
+    with quiet():  # libtiff's own words on broken files
+        return picture(io.BytesIO(path.read_bytes()), spec, fit, repr(str(path)))
 
 
 def _npy(path: Path, spec: ModelSpec, fit: bool) -> np.ndarray:

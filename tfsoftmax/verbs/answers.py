@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tfsoftmax._checks import one_of, shown
-from tfsoftmax._quiet import quiet
 from tfsoftmax.errors import InputError
 from tfsoftmax.verbs import Json
 
@@ -63,8 +62,7 @@ def predict(
     spec = predictor.spec
     if id_ is not None and not spec.columns:
         raise InputError(f"--id {id_} is for tables; this model takes {spec.input_name}")
-    with quiet():  # libtiff's own words on broken files
-        batches = [inputs.named(name, spec, fit=fit, invert=invert, id_column=id_) for name in files]
+    batches = [inputs.named(name, spec, fit=fit, invert=invert, id_column=id_) for name in files]
     found: list[outputs.Prediction] = []
     for names, raw in batches:
         _note_unseen(unseen == "refuse", names, raw, spec)
