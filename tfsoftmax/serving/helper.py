@@ -39,7 +39,7 @@ _LENGTHS = struct.Struct("<QQ")  # of the description and the content that follo
 
 def perform(function: Callable[..., Any], body: bytes, encoding: bytes, effort: Effort, *arguments: Any) -> Any:
     """``function(body, *arguments, effort)`` of a body that may be compressed."""
-    return function(effort.decompress(body, encoding), *arguments, effort)
+    return function(effort.decompress(body, encoding) if encoding else body, *arguments, effort)
 
 
 class Helper:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,7 +67,9 @@ class Version(Predictor):
         return {name: np.concatenate([block[name] for block in found]) for name in found[0]}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__getstate__().items() if name not in ("readers", "table")}
+        return {
+            name: value for name, value in super().__getstate__().items() if name not in ("readers", "table", "outputs")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -77,6 +80,7 @@ class Version(Predictor):
         spec, most = self.spec, self.max_rows
         self.table = tables.Decoders(spec, most) if spec.columns else None
         shapes = () if spec.columns else spec.row_shapes
+        self.outputs = {name: (dtype, math.prod(shape[1:])) for name, dtype, shape in outputs_of(len(spec.classes))}
         self.readers = [tensors.reader(shape, spec.shape, spec.dtype, spec.input_name, most) for shape in shapes]
 
     def _warm_up(self) -> None:

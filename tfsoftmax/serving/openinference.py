@@ -182,15 +182,13 @@ def infer(
         raw = tables.infer(request.inputs, tail, version, version.table)
         unseen = tables.unseen(version, raw)
     wanted = _wanted(request, version)
-    effort.answer(
-        len(raw)
-        * sum(math.prod(shape[1:]) for name, _, shape in outputs_of(len(version.spec.classes)) if name in wanted)
-    )
+    effort.answer(len(raw) * sum(version.outputs[name][1] for name in wanted))
     found = version.answer(raw, tuple(wanted))
     outputs, parts = [], []
     for name, (binary, classes) in wanted.items():
         value = _best(found[name], classes, version.spec.classes) if classes else found[name]
-        output: dict[str, Any] = {"name": name, "datatype": _TYPES[value.dtype.name], "shape": value.shape}
+        datatype = "BYTES" if classes else _TYPES[version.outputs[name][0]]
+        output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": value.shape}
         if not binary:
             output["data"] = value.ravel().tolist()
         else:
@@ -269,9 +267,9 @@ def _no_shared_memory(kind: str, item: _Input | _Output) -> None:
 def _wanted(request: _Request, version: Version) -> dict[str, _Wanted]:
     """Output name -> how it is requested, in the order of the request."""
     everywhere = _flag(request.parameters, "binary_data_output", False)
-    shapes = {name: shape for name, _, shape in outputs_of(len(version.spec.classes))}
     if not request.outputs:
-        return dict.fromkeys(shapes, _Wanted(everywhere, 0))
+        return dict.fromkeys(version.outputs, _Wanted(everywhere, 0))
+    shapes = {name: shape for name, _, shape in outputs_of(len(version.spec.classes))}
     wanted: dict[str, _Wanted] = {}
     for output in request.outputs:
         if output.name not in shapes:

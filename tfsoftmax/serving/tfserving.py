@@ -66,9 +66,13 @@ def _tensors(body: bytes, version: Version, convert: Convert, effort: Effort) ->
         keys += 1
     objects = [row for row in rows if type(row) is not list]  # isinstance(row, Struct) takes its time
     tensors.refuse_repeated_keys(body, keys + sum(map(_keys, objects)))
-    if not objects:
-        return by_row, reader.array(rows)
-    return by_row, np.concatenate([_row(row, reader, version, convert, effort) for row in rows])
+    try:
+        if not objects:
+            return by_row, reader.array(rows)
+        return by_row, np.concatenate([_row(row, reader, version, convert, effort) for row in rows])
+    except tensors.Beyond:
+        tensors.decode(reader.strict, body)  # says where
+        raise
 
 
 def _read_large(body: bytes, version: Version, convert: Convert, effort: Effort) -> tuple[bool, np.ndarray]:

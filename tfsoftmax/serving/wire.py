@@ -102,7 +102,8 @@ class Call:
         limit = self.gate.settings.max_body
         if int(self.headers.get(b"content-length", b"0")) > limit:
             raise Refused(413, f"the body is larger than {limit} bytes")
-        check_encoding(self.encoding)
+        if b"content-encoding" in self.headers:
+            check_encoding(self.encoding)
         parts, size, more = [], 0, True
         while more:
             message = await self.receive()
@@ -131,7 +132,8 @@ class Call:
 
     async def work(self, function: Callable[..., Any], version: Version, *arguments: Any) -> Any:
         """``function(body, version, *arguments, effort)``: here if it is cheap, else in the helper process."""
-        body, encoding = await self.body(), self.encoding
+        body = await self.body()
+        encoding = self.encoding if b"content-encoding" in self.headers else b""
         if len(body) <= INLINE:
             try:
                 effort = Effort.here(self.gate.settings.max_body)
