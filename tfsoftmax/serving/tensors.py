@@ -58,7 +58,7 @@ class Reader:
         some = Meta(min_length=1, max_length=max_rows)
         row: Any = element
         quick: Any = int if dtype == "uint8" else float
-        flat = quick
+        flat: Any = quick
         for size in reversed(shape):
             exact = Meta(min_length=size, max_length=size)
             row, quick = Annotated[list[row], exact], Annotated[list[quick], exact]
