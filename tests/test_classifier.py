@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pandas as pd
+import pyarrow
 import pytest
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
 from sklearn.linear_model import LogisticRegression
@@ -14,7 +15,6 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import tfsoftmax
-from tfsoftmax.sources import tables
 
 # check -> why it fails
 EXPECTED = {
@@ -23,7 +23,7 @@ EXPECTED = {
 }
 
 
-@parametrize_with_checks([tfsoftmax.Classifier(epochs=20)], expected_failed_checks=lambda _: EXPECTED)
+@parametrize_with_checks([tfsoftmax.Classifier(epochs=5)], expected_failed_checks=lambda _: EXPECTED)
 def test_check_estimator(estimator, check):
     check(estimator)
 
@@ -65,8 +65,8 @@ def softmax(logits):
 def test_pipeline_cross_validation_and_grid_search(iris):
     x, y = iris
     names = np.array(["setosa", "versicolor", "virginica"])[y]
-    pipeline = make_pipeline(StandardScaler(), tfsoftmax.Classifier(preprocess="unit"))
-    assert cross_val_score(pipeline, x, names, cv=3).min() > 0.9
+    pipeline = make_pipeline(StandardScaler(), tfsoftmax.Classifier(epochs=30, preprocess="unit"))
+    assert cross_val_score(pipeline, x, names, cv=2).min() > 0.9
     search = GridSearchCV(pipeline, {"classifier__l2": [0.001, 10.0]}, cv=2, scoring="neg_log_loss").fit(x, names)
     assert search.best_params_ == {"classifier__l2": 0.001}
     assert set(search.predict(x)) == {*names}
@@ -128,12 +128,25 @@ def test_array_with_gaps(iris):
     assert tfsoftmax.Classifier(missing="impute").fit(x, y).score(x, y) > 0.85
 
 
+def test_list_column(iris):
+    """Embeddings, as a frame has them."""
+    x, y = iris
+    frame = pyarrow.table({"vector": [*x], "row": range(150)})
+    found = tfsoftmax.Classifier(epochs=20).fit(frame.select(["vector"]), y)
+    expected = tfsoftmax.Classifier(epochs=20).fit(x, y)
+    np.testing.assert_array_equal(found.predict_proba(frame), expected.predict_proba(x))
+    with pytest.raises(tfsoftmax.InputError, match="X has no column 'vector'; it has 'row'"):
+        found.predict(frame.select(["row"]))
+    with pytest.raises(tfsoftmax.InputError, match=r"X has .* \(1, 2\)"):
+        found.predict(pyarrow.table({"vector": [[1.0, 2.0]]}))
+
+
 def test_export_answers_as_predict_proba(people, fitted, tmp_path):
     frame, _ = people
     fitted.export(tmp_path / "people")
-    predictor = tfsoftmax.Predictor(tmp_path / "people")
-    raw = tables.raw_rows(tables.of_frame(frame), predictor.spec, "frame")[0]
-    np.testing.assert_allclose(predictor(raw)["probabilities"], fitted.predict_proba(frame), atol=1e-5)
+    answers = tfsoftmax.Predictor(tmp_path / "people")(frame)
+    np.testing.assert_allclose(answers["probabilities"], fitted.predict_proba(frame), atol=1e-5)
+    np.testing.assert_array_equal(answers["label"], fitted.predict(frame))
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from tfsoftmax import columns
 from tfsoftmax._checks import INT32, INT64, number, one_of, shown
 from tfsoftmax.data import PREPROCESSORS, Rows, preprocess
 from tfsoftmax.errors import InputError, TrainingError
+from tfsoftmax.predict import conform
 from tfsoftmax.sources import Source, tables
 from tfsoftmax.sources.columns import Choices, rows_of
 from tfsoftmax.spec import MISSING, Column
@@ -212,15 +213,18 @@ class Classifier(ClassifierMixin, BaseEstimator):
         spec = self.spec_
         if self._columns is None:
             X = validate_data(self, X, reset=False, dtype=np.float32, ensure_all_finite=self._finite())
-            return columns.conform(X, spec, "X") if spec.columns else X
+            return conform(X, spec, "X")
         table = _table(X)
         if table is None:
             X = validate_data(self, X, reset=False, dtype=None, ensure_all_finite=False)
             table = pa.table([pa.array(values.tolist(), from_pandas=True) for values in X.T], names=self._columns)
         if spec.columns:
             return tables.raw_rows(table, spec, "X")[0]
-        raw = self._read(table.select(self._columns), "X")[0]
-        return raw
+        # a list column, which stands alone
+        (name,) = self._columns
+        if name not in table.column_names:
+            raise InputError(f"X has no column {shown(name)}; it has {shown(', '.join(table.column_names))}")
+        return conform(self._read(table.select([name]), "X")[0], spec, "X")
 
 
 def _table(X: Any) -> pa.Table | None:
