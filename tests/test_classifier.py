@@ -65,7 +65,7 @@ def softmax(logits):
 def test_pipeline_cross_validation_and_grid_search(iris):
     x, y = iris
     names = np.array(["setosa", "versicolor", "virginica"])[y]
-    pipeline = make_pipeline(StandardScaler(), tfsoftmax.Classifier(epochs=30, preprocess="unit"))
+    pipeline = make_pipeline(StandardScaler(), tfsoftmax.Classifier(preprocess="unit"))
     assert cross_val_score(pipeline, x, names, cv=2).min() > 0.9
     search = GridSearchCV(pipeline, {"classifier__l2": [0.001, 10.0]}, cv=2, scoring="neg_log_loss").fit(x, names)
     assert search.best_params_ == {"classifier__l2": 0.001}
