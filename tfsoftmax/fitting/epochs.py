@@ -18,6 +18,7 @@ import tensorflow as tf
 from tfsoftmax._private import lost
 from tfsoftmax.data import Rows
 from tfsoftmax.errors import InputError
+from tfsoftmax.fitting.arrays import into_rows
 from tfsoftmax.fitting.call import DATA_SETS, Call, Part, Unread, bound, class_weights, first_spec, wrapped
 from tfsoftmax.fitting.compilable import distributed, needs_batches
 from tfsoftmax.fitting.compiled import CompiledFunctions
@@ -57,6 +58,8 @@ class _Epochs:
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """As ``keras.Model.fit``: the same arguments, results, callbacks and errors, in compiled epochs."""
         model, arguments = self.model, bound("fit", self.model, args, kwargs)
+        if not wrapped("fit", model):  # whoever stands around it is shown what the user gave
+            into_rows(arguments, model)
         x, held_out = arguments.get("x"), arguments.get("validation_data")
         if isinstance(x, DATA_SETS):
             arguments["shuffle"] = False  # it has no effect here, and Keras would warn about it
