@@ -58,6 +58,7 @@ class _Epochs:
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """As ``keras.Model.fit``: the same arguments, results, callbacks and errors, in compiled epochs."""
         model, arguments = self.model, bound("fit", self.model, args, kwargs)
+        spec = first_spec(arguments.get("x"))
         if not wrapped("fit", model):  # whoever stands around it is shown what the user gave
             into_rows(arguments, model)
         x, held_out = arguments.get("x"), arguments.get("validation_data")
@@ -84,7 +85,6 @@ class _Epochs:
                 call.class_weight = tf.constant(list(weights.values()), tf.float32)
             if not (needs_batches(arguments.get("callbacks")) or wrapped("fit", model)):
                 call.at_once()
-        spec = first_spec(x)
         self.fitted = None if spec is None else spec.dtype
         with self._running(call), _last_of_callbacks(call, arguments), Rows.in_fit():
             return type(model).fit(model, arguments.pop("x", None), **arguments)
