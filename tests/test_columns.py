@@ -59,7 +59,7 @@ def test_features_are_those_of_scikit_learn(mixed):
         *names, "color=blue", "color=green", "color=red", "shop=3", "shop=11", "shop=200"
     ]  # fmt: skip
     for expected, data in ((train.iloc[rows.index], mixed.train), (frame(200, 1), mixed.test)):
-        got = np.asarray(tfsoftmax.data.preprocess(mixed.spec, data.rows.x))
+        got = np.asarray(tfsoftmax.rows.preprocess(mixed.spec, data.rows.x))
         np.testing.assert_allclose(got, encoder.transform(expected), atol=2e-6)
     batch = next(iter(mixed.test))[0]
     assert batch.dtype == tf.float32

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import StandardScaler
 
 import tfsoftmax
-from tfsoftmax.data import PREPROCESSORS
+from tfsoftmax.preprocessing import PREPROCESSORS
 
 
 def batches(dataset):

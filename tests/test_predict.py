@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import tfsoftmax
-from tfsoftmax import inputs
+from tfsoftmax import inputs, pictures
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def test_broken_pictures_are_one_line(damaged, data):
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     try:
-        found = inputs.picture(io.BytesIO(content), spec, True, "it", most=10_000)
+        found = pictures.picture(io.BytesIO(content), spec, True, "it", most=10_000)
     except tfsoftmax.InputError:
         return
     assert (found.shape, found.dtype) == (SHAPE, np.uint8)
@@ -183,7 +183,7 @@ def damaged(finished):
     exif[0x0112], exif[0x010E] = 6, "text"
     pixels = np.random.default_rng(1).integers(0, 256, (8, 7, 3)).astype(np.uint8)
     several = {"save_all": True, "append_images": [Image.fromarray(pixels[::-1].copy())]}
-    kinds = [(kind, {}) for kind in inputs.PICTURES] + [(kind, several) for kind in ("GIF", "PNG", "TIFF", "WEBP")]
+    kinds = [(kind, {}) for kind in pictures.PICTURES] + [(kind, several) for kind in ("GIF", "PNG", "TIFF", "WEBP")]
     for kind, more in kinds:
         content = io.BytesIO()
         Image.fromarray(pixels).save(content, kind, exif=exif, **more)

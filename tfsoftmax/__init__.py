@@ -9,7 +9,6 @@ if TYPE_CHECKING:  # what type checkers and editors see; the table below is what
     from tfsoftmax.classifier import Classifier as Classifier
     from tfsoftmax.data import Data as Data
     from tfsoftmax.data import FashionMNIST as FashionMNIST
-    from tfsoftmax.data import Rows as Rows
     from tfsoftmax.data import load as load
     from tfsoftmax.errors import ExportError as ExportError
     from tfsoftmax.errors import InputError as InputError
@@ -21,6 +20,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; the table below is what
     from tfsoftmax.fitting.resume import Resume as Resume
     from tfsoftmax.model import SoftmaxRegression as SoftmaxRegression
     from tfsoftmax.predict import Predictor as Predictor
+    from tfsoftmax.rows import Rows as Rows
     from tfsoftmax.runs.run import Run as Run
     from tfsoftmax.runs.training import train as train
     from tfsoftmax.sources import Source as Source
@@ -33,7 +33,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Data": "data",
     "FashionMNIST": "data",
-    "Rows": "data",
+    "Rows": "rows",
     "load": "data",
     "Source": "sources",
     "ModelSpec": "spec",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,20 @@ def write_csv(path: Path, rows: list[dict[str, Any]], header: Sequence[str] = ()
     table.writeheader()
     table.writerows(rows)
     write_text(path, text.getvalue())
+
+
+@contextlib.contextmanager
+def unchanged(path: Path) -> Iterator[None]:
+    """A file is read in here. Raises InputError if it has changed by the end."""
+    before = _state(path)
+    yield
+    if _state(path) != before:
+        raise InputError(f"{str(path)!r} changed while it was read; read it again once it is written")
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:

@@ -19,9 +19,11 @@ except ImportError as error:
 
 from tfsoftmax import columns
 from tfsoftmax._checks import INT32, INT64, number, one_of, shown
-from tfsoftmax.data import PREPROCESSORS, Rows, preprocess
+from tfsoftmax.curvature import curvature
 from tfsoftmax.errors import InputError, TrainingError
 from tfsoftmax.predict import conform
+from tfsoftmax.preprocessing import PREPROCESSORS
+from tfsoftmax.rows import Rows, preprocess
 from tfsoftmax.sources import Source, tables
 from tfsoftmax.sources.columns import Choices, rows_of
 from tfsoftmax.spec import MISSING, Column
@@ -111,7 +113,6 @@ class Classifier(ClassifierMixin, BaseEstimator):
                 those that scikit-learn's own checks raise.
         """
         from tfsoftmax.model import SoftmaxRegression
-        from tuning.space import curvature
 
         one_of("missing", self.missing, MISSING)
         epochs = number("epochs", self.epochs, 1, INT32, whole=True)

@@ -1,207 +1,42 @@
-"""From a source to tf.data: the split, the preprocessing constants, the order of the rows."""
+"""From a source to tf.data: the split and the preprocessing constants."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import math
-import os
-import weakref
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfsoftmax import columns, sources, splits, weights
 from tfsoftmax._checks import INT32, INT64, number, one_of, shown, typed
 from tfsoftmax.errors import InputError
-from tfsoftmax.preprocessing import PREPROCESSORS as PREPROCESSORS
-from tfsoftmax.spec import MISSING, ModelSpec, check_test, check_val
+from tfsoftmax.preprocessing import PREPROCESSORS
+from tfsoftmax.rows import Rows
+from tfsoftmax.spec import MISSING, check_test, check_val
 
 if TYPE_CHECKING:
     import tensorflow as tf
-
-
-def preprocess(spec: ModelSpec, x: tf.Tensor) -> tf.Tensor:
-    """Apply the preprocessing of ``spec`` to raw inputs ``(batch, *shape)``; returns float32 ``(batch, *features)``."""
-    import tensorflow as tf
-
-    offset, scale = (
-        tf.constant(value, tf.float32, shape=spec.features if isinstance(value, np.ndarray) else ())
-        for value in columns.constants(spec)
-    )
-    return (columns.features(spec, x) - offset) * scale
-
-
-class Rows:
-    """The rows of one split, in memory and raw, with their batch size and their order.
-
-    The order of epoch ``e`` depends on ``(seed, e)`` alone. ``fit`` sets the epochs that it trains, whatever has
-    read the rows before. Otherwise each new iteration of :meth:`dataset` is the next epoch; ``epoch`` counts.
-
-    Args:
-        x: raw inputs ``(rows, *spec.shape)`` of dtype ``spec.dtype``; shared, not copied, where its memory is aligned.
-        y: labels int32 ``(rows,)``.
-        spec: its preprocessing is applied to each batch.
-        batch_size: rows per batch; the last batch of an epoch has the remaining rows.
-        seed: shuffles the rows in each epoch; ``None`` keeps their order.
-        index: which rows of ``x`` and ``y`` these are, int32; ``None`` for all. Splits share one ``x`` so.
-        weight: of each row of ``x`` in the loss, float32 ``(rows,)``; ``None``: 1.
-    """
-
-    _living: ClassVar[weakref.WeakSet[Rows]] = weakref.WeakSet()
-
-    def __init__(
-        self,
-        x: np.ndarray,
-        y: np.ndarray,
-        spec: ModelSpec,
-        batch_size: int,
-        seed: int | None = None,
-        index: np.ndarray | None = None,
-        weight: np.ndarray | None = None,
-    ):
-        import tfsoftmax._tensorflow  # noqa: F401 - before TensorFlow
-
-        # isort: split
-        import tensorflow as tf
-
-        self._x, self._y, self._weight = sources.aligned(x), y, weight
-        self.spec, self.batch_size, self.seed, self.index = spec, batch_size, seed, index
-        self._on_device: dict[str, tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]] = {}
-        with tf.device("CPU"):
-            self.epoch = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
-            self._counting = tf.Variable(1, dtype=tf.int64, trainable=False, name="counting")
-        self._living.add(self)
-
-    @classmethod
-    def begin(cls, epoch: int, counting: bool) -> None:
-        """Called by ``fit``: the next iteration of any :meth:`dataset`, and of what is made of it, is ``epoch``.
-
-        With ``counting`` the next but one is the epoch after; else all are ``epoch`` until it is called again.
-        """
-        for rows in cls._living:
-            rows.epoch.assign(epoch)
-            rows._counting.assign(int(counting))
-
-    @classmethod
-    @contextlib.contextmanager
-    def in_fit(cls) -> Iterator[None]:
-        """A fit, at whose end iterations count again."""
-        try:
-            yield
-        finally:
-            for rows in cls._living:
-                rows._counting.assign(1)
-
-    def __len__(self) -> int:
-        return len(self._x if self.index is None else self.index)
-
-    @property
-    def x(self) -> np.ndarray:
-        """The raw inputs of these rows, in order."""
-        return self._x if self.index is None else self._x[self.index]
-
-    @property
-    def y(self) -> np.ndarray:
-        """The labels of these rows, in order."""
-        return self._y if self.index is None else self._y[self.index]
-
-    @property
-    def weight(self) -> np.ndarray | None:
-        """The weights of these rows, in order; ``None``: all 1."""
-        return self._weight if self._weight is None or self.index is None else self._weight[self.index]
-
-    @functools.cached_property
-    def checksum(self) -> int:
-        """CRC-32 of the arrays that these rows are in, and of which ones they are."""
-        arrays = [array for array in (self._x, self._y, self.index, self._weight) if array is not None]
-        return functools.reduce(lambda sum_, array: zlib.crc32(np.ascontiguousarray(array).data, sum_), arrays, 0)
-
-    @property
-    def steps(self) -> int:
-        """Batches an epoch."""
-        return math.ceil(len(self) / self.batch_size)
-
-    def order(self, epoch: tf.Tensor | int) -> tf.Tensor:
-        """Where the rows of ``epoch`` are in :meth:`tensors`, one after the other: int32 ``(rows,)``."""
-        import tensorflow as tf
-
-        rows = tf.range(len(self), dtype=tf.int32) if self.index is None else tf.constant(self.index)
-        if self.seed is None:
-            return rows
-        seed = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(epoch, tf.int64)])
-        return tf.random.experimental.stateless_shuffle(rows, seed=seed)
-
-    def tensors(self, device: str = "CPU") -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
-        """The whole raw ``x``, ``y`` and weights on a device; on the host ``x`` shares the memory of the array."""
-        import tensorflow as tf
-
-        if device not in self._on_device:
-            with tf.device("CPU"):
-                x, y = tf.experimental.dlpack.from_dlpack(self._x.__dlpack__()), tf.constant(self._y)
-                weight = None if self._weight is None else tf.constant(self._weight, tf.float32)
-            with tf.device(device):
-                placed = None if weight is None else tf.identity(weight)
-                self._on_device[device] = tf.identity(x), tf.identity(y), placed
-        return self._on_device[device]
-
-    def dataset(self) -> tf.data.Dataset:
-        """The batches of one epoch: ``x`` float32 ``(batch, *shape)`` preprocessed, ``y`` int32 ``(batch,)``.
-
-        Rows with weights have them as a third element, float32 ``(batch,)``.
-        The data set carries this object as its attribute ``rows``; data sets derived from it do not.
-        """
-        import tensorflow as tf
-
-        (x, y, weight), size, count = self.tensors(), self.batch_size, len(self)
-
-        def begin(_: tf.Tensor) -> tf.Tensor:
-            counting = self._counting.read_value()
-            return self.order(self.epoch.assign_add(counting) - counting)
-
-        def batch(order: tf.Tensor, step: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            rows = order[step * size : tf.minimum((step + 1) * size, count)]
-            raw = tf.gather(x, rows)
-            prepared = preprocess(self.spec, tf.ensure_shape(raw, (None, *self.spec.shape)))
-            return prepared, tf.gather(y, rows), *(() if weight is None else (tf.gather(weight, rows),))
-
-        def batches(order: tf.Tensor) -> tf.data.Dataset:
-            steps = tf.data.Dataset.range(self.steps, output_type=tf.int32)
-            return steps.map(functools.partial(batch, order), num_parallel_calls=os.cpu_count())
-
-        epoch = tf.data.Dataset.from_tensors(0).map(begin).flat_map(batches)
-        epoch = untuned(epoch.apply(tf.data.experimental.assert_cardinality(self.steps)).prefetch(2))
-        epoch.rows = self
-        return epoch
-
-
-def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """``dataset`` without tf.data's autotuning, whose thread an iterator waits for when it ends, up to seconds.
-
-    Where its options ask for autotuning, it stays.
-    """
-    import tensorflow as tf
-
-    if dataset.options().autotune.enabled is not None:
-        return dataset
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return dataset.with_options(options)
 
 
 class Data:
     """A labelled data set, split and ready for ``model.fit``.
 
     Args:
-        source: the rows; :func:`load` reads one by name.
+        source: the rows; :func:`load` reads one by name. Or raw inputs, as an array or data frame, of which ``y`` are
+            the labels.
+        y: labels of any kind that :class:`Source` takes; ``None`` with a source.
+        x_test: inputs of a test split; columns of a frame are taken by name.
+        y_test: their labels.
+        classes: as of :class:`Source`, and so is ``groups``.
+        groups: see ``classes``.
+        name: of arrays, for people.
         batch_size: rows a batch, at least 1.
         val: validation rows, drawn by ``seed`` from the training split, or a share of it, above 0 and below 1; ``None``
             draws one sixth, unless the source has a validation split; ``"test"`` validates on the test split (the
             book's way: then nothing unseen is left to report). 0: no validation.
         seed: of the split and of the order of the training rows.
-        preprocess: a name in ``PREPROCESSORS``; constants come from the training rows alone.
+        preprocess: a name in ``PREPROCESSORS``; constants come from the training rows alone. ``None``: ``"unit"`` for
+            uint8, which is taken for pictures, and ``"standardize"`` for all else.
         refit: train on training and validation rows together; ``val`` is then ``None``.
         missing: of a table: ``"refuse"`` missing values, or ``"impute"`` them: a number is then the mean of the
             training rows and a word a category of its own, and the model sees that it is missing.
@@ -228,28 +63,44 @@ class Data:
 
     def __init__(
         self,
-        source: sources.Source,
+        source: Any,
+        y: Any = None,
+        *,
+        x_test: Any = None,
+        y_test: Any = None,
+        classes: Sequence[str] = (),
+        groups: Any = None,
+        name: str = "data",
         batch_size: int = 256,
         val: int | float | str | None = None,
         seed: int = 0,
-        preprocess: str = "unit",
+        preprocess: str | None = None,
         refit: bool = False,
         missing: str = "refuse",
         test: int | float | None = None,
         class_weight: str | Mapping[str, float] | None = None,
     ):
-        if not isinstance(source, sources.Source):
+        arrays = {"x_test": x_test, "y_test": y_test, "classes": classes, "groups": groups}
+        if y is not None and not isinstance(source, sources.Source):
+            source = sources.of_arrays(name, source, y, **arrays)
+        elif not isinstance(source, sources.Source):
             raise InputError(
-                f"source must be a tfsoftmax.Source, got {shown(source)}; tfsoftmax.load reads a data set by its name"
+                f"source must be a tfsoftmax.Source, or inputs before their labels, got {shown(source)}; "
+                "tfsoftmax.load reads a data set by its name, or a data frame"
             )
+        elif given := [one for one, value in {"y": y, **arrays}.items() if value is not None and len(value)]:
+            raise InputError(f"a tfsoftmax.Source has rows and labels already: leave {given[0]} out")
         batch_size = number("batch_size", batch_size, 1, INT32, whole=True)
         seed = number("seed", seed, 0, INT64, whole=True)
+        if preprocess is None:
+            preprocess = "unit" if source.x_train.dtype == np.uint8 else "standardize"
         one_of("preprocess", preprocess, PREPROCESSORS)
         typed("refit", refit, bool)
         one_of("missing", missing, MISSING)
         val, test = check_val(val), check_test(test)
         class_weight = weights.check_class_weight(class_weight)
-        self.source, self.options = source, source.options
+        self.source: sources.Source = source
+        self.options = self.source.options
         x, y = source.x_train, source.y_train
         train, held_out, tested = splits.split(source, val, test, seed, refit)
         if val is None and held_out is not None and source.val_rows is None and source.groups is None:
@@ -266,7 +117,7 @@ class Data:
             "test": test,
             "class_weight": class_weight,
         }
-        x_test: np.ndarray | None = source.x_test
+        x_test = self.source.x_test
         self.spec = columns.spec_of(source, train, preprocess, missing)
         if source.columns:
             x = columns.recode(x, source.columns, self.spec.columns, source.name)

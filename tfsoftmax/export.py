@@ -226,7 +226,7 @@ def _model_logits(model: keras.Model, linear: Linear, raw: np.ndarray) -> np.nda
     """The model's logits in float32: by a model of the same weights where this one computes in another type."""
     import keras
 
-    from tfsoftmax.data import preprocess
+    from tfsoftmax.rows import preprocess
 
     spec = linear.spec
     if any(part.compute_dtype != "float32" for part in (model, *model.layers)):

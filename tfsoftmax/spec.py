@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import numbers
+import re
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +226,8 @@ class RunConfig(_Json):
         fingerprint: of the data, see :attr:`tfsoftmax.Data.fingerprint`; ``None``: unknown. Set as ``data`` is.
         epochs: passes over the training rows, at least 1.
         batch_size: rows a step, at least 1.
-        lr: learning rate, above 0; the first one if ``schedule`` is ``"cosine"``.
+        lr: learning rate, above 0; the first one if ``schedule`` is ``"cosine"``. ``None``: the curvature bound of the
+            data; 0.1 for Fashion-MNIST, and for optimizers other than ``sgd``. ``train`` notes what it was.
         seed: of the split and of the order of the rows, at least 0.
         val: see :class:`tfsoftmax.Data`.
         test: the same.
@@ -234,7 +236,7 @@ class RunConfig(_Json):
         l2: factor of the squared weights (not the bias) in the loss, at least 0.
         label_smoothing: share of the label's probability that the loss in training gives to all classes, in [0, 1).
         schedule: ``"constant"``, or ``"cosine"`` decay to 0 over all steps (Loshchilov and Hutter, 2017).
-        preprocess: see ``tfsoftmax.preprocessing``.
+        preprocess: see :class:`tfsoftmax.Data`.
         patience: stop after so many epochs without a lower validation loss and keep the best weights;
             ``None``: train all epochs and keep the last.
         refit: train on training and validation rows together, without validation.
@@ -250,7 +252,7 @@ class RunConfig(_Json):
     data: str | None = None
     epochs: int = 10
     batch_size: int = 256
-    lr: float = 0.1
+    lr: float | None = None
     seed: int = 0
     val: int | float | str | None = None
     test: int | float | None = None
@@ -259,7 +261,7 @@ class RunConfig(_Json):
     l2: float = 0.0
     label_smoothing: float = 0.0
     schedule: str = "constant"
-    preprocess: str = "unit"
+    preprocess: str | None = None
     patience: int | None = None
     refit: bool = False
     tensorboard: bool = False
@@ -279,7 +281,8 @@ class RunConfig(_Json):
         typed_fields(self)
         number("epochs", self.epochs, 1, INT32, whole=True)
         number("batch_size", self.batch_size, 1, INT32, whole=True)
-        number("lr", self.lr, 0, open_low=True)
+        if self.lr is not None:
+            number("lr", self.lr, 0, open_low=True)
         number("seed", self.seed, 0, INT64, whole=True)
         number("l2", self.l2, 0)
         fraction("momentum", self.momentum)
@@ -287,6 +290,8 @@ class RunConfig(_Json):
         check_val(self.val)
         check_test(self.test)
         object.__setattr__(self, "class_weight", check_class_weight(self.class_weight))
+        if self.resize is not None:
+            picture_size(self.resize)
         if self.patience is not None:
             number("patience", self.patience, 1, INT32, whole=True)
             if self.refit or self.val == 0:
@@ -301,6 +306,14 @@ class RunConfig(_Json):
         if missing := [field.name for field in dataclasses.fields(cls) if field.name not in {*values, *_LATER}]:
             raise InputError(f"{what} {str(path)!r} has no {missing[0]!r}: it is not of a run")
         return config
+
+
+def picture_size(resize: str) -> tuple[int, int]:
+    """Width and height of ``"32x24"``. Raises InputError."""
+    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", resize, re.ASCII)
+    if found is None:
+        raise InputError(f"resize must be WIDTHxHEIGHT in pixels, such as 32x32, got {shown(resize)}")
+    return int(found[1]), int(found[2])
 
 
 def check_val(val: Any) -> int | float | str | None:

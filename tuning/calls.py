@@ -12,9 +12,9 @@ from typing import Any
 import keras
 import keras_tuner
 
-from tfsoftmax.data import Rows
 from tfsoftmax.fitting import compilable
 from tfsoftmax.fitting.call import declared
+from tfsoftmax.rows import Rows
 from tuning.lanes import Lane, lane_of
 
 _FIT = inspect.signature(declared("fit"))

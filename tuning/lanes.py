@@ -18,9 +18,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfsoftmax.data import Rows, preprocess
 from tfsoftmax.fitting import compilable
 from tfsoftmax.fitting.losses import SmoothedCrossentropy
+from tfsoftmax.rows import Rows, preprocess
 from tfsoftmax.spec import ModelSpec
 
 

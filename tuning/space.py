@@ -1,4 +1,4 @@
-"""What can be tuned and over which ranges: the table of hyperparameters, the curvature bound, the hypermodel."""
+"""What can be tuned and over which ranges: the table of hyperparameters, the hypermodel."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import keras
 import keras_tuner
 import numpy as np
 
-from tfsoftmax import columns
 from tfsoftmax._checks import one_of
-from tfsoftmax.data import PREPROCESSORS, Data
+from tfsoftmax.curvature import Curvature as Curvature
+from tfsoftmax.curvature import curvature as curvature
+from tfsoftmax.curvature import learning_rate
+from tfsoftmax.data import Data
 from tfsoftmax.errors import InputError
 from tfsoftmax.model import OPTIMIZERS
+from tfsoftmax.preprocessing import PREPROCESSORS
 from tfsoftmax.runs.training import SCHEDULES, build
 from tfsoftmax.spec import RunConfig
 
@@ -109,54 +112,6 @@ def check_space(space: Space) -> None:
             RunConfig(**{name: value})
 
 
-@dataclasses.dataclass(frozen=True)
-class Curvature:
-    """How fast the mean cross-entropy can bend, and the learning rates that follow.
-
-    With a column of ones for the bias, ``X̃`` the preprocessed training rows, the Hessian of softmax regression is
-    at most ``½ X̃ᵀX̃ / n`` (Böhning, 1992), so gradient descent with ``bound = 2 / λmax(X̃ᵀX̃ / n)`` lowers the loss in
-    every step. At zero weights the Hessian is ``1/K`` of ``X̃ᵀX̃ / n`` at most, for ``K`` classes, which gives
-    ``start``.
-
-    Args:
-        largest: ``λmax(X̃ᵀX̃ / n)``.
-        classes: ``K``.
-    """
-
-    largest: float
-    classes: int
-
-    @property
-    def bound(self) -> float:
-        """The learning rate ``1 / L`` with ``L = ½ λmax``."""
-        return 2 / self.largest
-
-    @property
-    def start(self) -> float:
-        """The learning rate ``1 / L`` with the curvature at zero weights, ``λmax / K``."""
-        return self.classes / self.largest
-
-
-def curvature(data: Data) -> Curvature:
-    """The :class:`Curvature` of ``data.train``, by power iteration to four digits, some thousand rows at a time."""
-    rows, spec = data.train.rows, data.spec
-    x = rows.x
-    offset, scale = (np.asarray(value, np.float32) for value in columns.constants(spec))
-    vector, largest = np.ones(math.prod(spec.features) + 1, np.float32), 0.0
-    for _ in range(100):
-        vector /= np.linalg.norm(vector)
-        product = np.zeros_like(vector)
-        for begin in range(0, len(x), 8192):
-            part = (columns.dense(spec, x[begin : begin + 8192]) - offset) * scale
-            along = part @ vector[:-1] + vector[-1]
-            product[:-1] += along @ part
-            product[-1] += along.sum()
-        vector, before, largest = product, largest, float(np.linalg.norm(product)) / len(x)
-        if abs(largest - before) < 1e-4 * largest:
-            break
-    return Curvature(largest, len(data.classes))
-
-
 class SoftmaxHyperModel(keras_tuner.HyperModel):
     """Softmax regression for any KerasTuner tuner.
 
@@ -178,6 +133,8 @@ class SoftmaxHyperModel(keras_tuner.HyperModel):
         self.config = RunConfig() if config is None else config
         self.space: Space = {"lr": around(curvature(data).bound)} if space is None else space
         check_space(self.space)
+        if "lr" not in self.space:
+            self.config = dataclasses.replace(self.config, lr=learning_rate(self.config, data))
         self._data = {(data.settings["batch_size"], data.settings["preprocess"]): data}
         self._first = data
 

@@ -33,7 +33,7 @@ def graph(linear: Linear, kernel: Any, bias: Any, *, strings: bool = True) -> tf
     import tensorflow as tf
 
     from tfsoftmax.columns import features
-    from tfsoftmax.data import preprocess
+    from tfsoftmax.rows import preprocess
 
     spec = linear.spec
 

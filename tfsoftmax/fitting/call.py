@@ -12,9 +12,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfsoftmax.data import Rows, untuned
 from tfsoftmax.errors import InputError
 from tfsoftmax.fitting.compilable import distributed, prepare, unsupported, unsupported_stream
+from tfsoftmax.rows import Rows, untuned
 
 if TYPE_CHECKING:
     from tfsoftmax.fitting.compiled import CompiledFunctions

@@ -18,7 +18,7 @@ from tfsoftmax.fitting.step import Sparse, StreamFunctions, labels_checked, line
 from tfsoftmax.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from tfsoftmax.data import Rows
+    from tfsoftmax.rows import Rows
 
 _GROUP = 2  # batches of a stream per call of the compiled step
 

@@ -16,7 +16,6 @@ import keras
 import tensorflow as tf
 
 from tfsoftmax._private import lost
-from tfsoftmax.data import Rows
 from tfsoftmax.errors import InputError
 from tfsoftmax.fitting.arrays import into_rows
 from tfsoftmax.fitting.call import DATA_SETS, Call, Part, Unread, bound, class_weights, first_spec, wrapped
@@ -24,6 +23,7 @@ from tfsoftmax.fitting.compilable import distributed, needs_batches
 from tfsoftmax.fitting.compiled import CompiledFunctions
 from tfsoftmax.fitting.replicated import ReplicatedFunctions
 from tfsoftmax.fitting.resume import Resume
+from tfsoftmax.rows import Rows
 
 _log = logging.getLogger(__name__)
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
-from tfsoftmax.data import preprocess
 from tfsoftmax.fitting.step import StreamFunctions, labels_checked, linear
+from tfsoftmax.rows import preprocess
 from tfsoftmax.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from tfsoftmax.data import Rows
+    from tfsoftmax.rows import Rows
 
 
 class ReplicatedFunctions(StreamFunctions):

@@ -25,7 +25,7 @@ from tfsoftmax.errors import InputError, TrainingError
 from tfsoftmax.strategy import agree, chief, together
 
 if TYPE_CHECKING:
-    from tfsoftmax.data import Rows
+    from tfsoftmax.rows import Rows
 
 _log = logging.getLogger(__name__)
 

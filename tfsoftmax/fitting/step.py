@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from tfsoftmax import columns
 from tfsoftmax._private import BARRIER, find
-from tfsoftmax.data import preprocess
 from tfsoftmax.errors import InputError
+from tfsoftmax.rows import preprocess
 from tfsoftmax.spec import ModelSpec
 
 _WRONG_LABEL = "tfsoftmax: label outside the classes"

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from tfsoftmax._files import write_csv
+from tfsoftmax.curvature import LR
 from tfsoftmax.errors import TrainingError
 from tfsoftmax.spec import RunConfig
 
@@ -74,9 +75,10 @@ class Log(keras.callbacks.Callback):
         wrong = [name for name in ("loss", "val_loss") if not math.isfinite(logs.get(name, 0.0))]
         if wrong:
             self.diverged = True
-            smaller = min(RunConfig.lr, self.config.lr / 10)
+            lr = self.config.lr or LR
+            smaller = min(LR, lr / 10)
             raise TrainingError(
-                f"the {wrong[0]} is {logs[wrong[0]]} in epoch {epoch + 1} at learning rate {self.config.lr:g}; "
+                f"the {wrong[0]} is {logs[wrong[0]]} in epoch {epoch + 1} at learning rate {lr:g}; "
                 f"take a smaller one, such as --lr {smaller:g}"
             )
         rate = float(np.asarray(self.model.optimizer.learning_rate))

@@ -14,8 +14,9 @@ import numpy as np
 from tfsoftmax._checks import one_of, shown
 from tfsoftmax._kinds import RUN, not_a
 from tfsoftmax.columns import missing, recode, refuse_missing
-from tfsoftmax.data import Data, Rows, load
+from tfsoftmax.data import Data, load
 from tfsoftmax.errors import InputError
+from tfsoftmax.rows import Rows
 from tfsoftmax.runs.evaluation import evaluate, read_metrics
 from tfsoftmax.sources.fingerprint import changes
 from tfsoftmax.spec import OPTIONS, ModelSpec, RunConfig

@@ -7,6 +7,8 @@ import dataclasses
 import functools
 import io
 import json
+import logging
+import math
 import os
 import re
 import zipfile
@@ -22,6 +24,7 @@ import tensorflow as tf
 from tfsoftmax._checks import one_of
 from tfsoftmax._files import write_bytes, write_text
 from tfsoftmax._folders import Kind, claim, locked, remove
+from tfsoftmax.curvature import curvature, learning_rate
 from tfsoftmax.data import Data
 from tfsoftmax.errors import InputError, TrainingError, WorkerLost
 from tfsoftmax.fitting.compilable import distributed, prepare
@@ -31,6 +34,8 @@ from tfsoftmax.runs.log import Log
 from tfsoftmax.runs.run import Run, data_settings, differences, figures
 from tfsoftmax.spec import OPTIONS, RunConfig
 from tfsoftmax.strategy import agree, chief, several, together, workers
+
+_log = logging.getLogger(__name__)
 
 # name -> function of the number of all steps that returns SoftmaxRegression's decay_steps
 SCHEDULES: dict[str, Callable[[int], int | None]] = {"constant": lambda steps: None, "cosine": lambda steps: steps}
@@ -78,11 +83,12 @@ def train(
             :class:`~tfsoftmax.errors.WorkerLost`, if another worker is gone.
     """
     noted = {**dict.fromkeys(OPTIONS), **data.options, "data": data.name, "fingerprint": data.fingerprint}
-    noted |= {name: data.settings[name] for name in ("val", "test") if getattr(config, name) is None}
+    noted |= {name: data.settings[name] for name in ("val", "test", "preprocess") if getattr(config, name) is None}
     config = dataclasses.replace(config, **noted)
     for name, value in data_settings(config).items():
         if data.settings[name] != value:
             raise InputError(f"config says {name}={value!r} and the data has {name}={data.settings[name]!r}")
+    config = dataclasses.replace(config, lr=learning_rate(config, data))
     folder, is_chief, are_several = Path(out), chief(strategy), several(strategy)
     log = Log(folder / "history.csv" if is_chief else None, config, progress and is_chief)
     try:
@@ -92,7 +98,7 @@ def train(
             with workers(are_several, begun=True):
                 _fit(model, config, data, folder, log, is_chief)
                 if is_chief:
-                    _finish(folder, _plain(model, config, data), data, log)
+                    _finish(folder, _plain(model, config, data), config, data, log)
                 agree(strategy, 0, "")  # the others stay until all is written
     except WorkerLost as error:
         if not (error.begun and _has_finished(folder)):
@@ -143,7 +149,7 @@ def _fit(model: keras.Model, config: RunConfig, data: Data, folder: Path, log: L
         raise
 
 
-def _finish(folder: Path, model: keras.Model, data: Data, log: Log) -> None:
+def _finish(folder: Path, model: keras.Model, config: RunConfig, data: Data, log: Log) -> None:
     """Write what a finished run folder has."""
     _save(model, folder / "model.keras")
     metrics = {
@@ -152,10 +158,27 @@ def _finish(folder: Path, model: keras.Model, data: Data, log: Log) -> None:
         "epochs": len(log.rows),
         "seconds": log.seconds,
     }
+    _warn(config, data, metrics)
     write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     # the last thing: a kill before it leaves a run that the same command finishes
     before(folder / STATE).unlink(missing_ok=True)
     (folder / STATE).unlink(missing_ok=True)
+
+
+def _warn(config: RunConfig, data: Data, metrics: dict[str, Any]) -> None:
+    """Say so where the model is worse than guessing, with the likely cause."""
+    split = "test" if metrics["val"] is None else "val"
+    loss, guessing = metrics[split]["loss"], math.log(len(data.classes))
+    if loss <= guessing:
+        return
+    rate, bound = learning_rate(config, data), curvature(data).bound
+    if config.optimizer == "sgd" and rate > bound:
+        why = f"the learning rate {rate:g} is above the curvature bound {bound:.3g} of these rows: leave --lr out"
+        if config.preprocess != "standardize":
+            why += ", or take --preprocess standardize"
+    else:
+        why = "too few rows for so many inputs, or labels that do not follow from them: take --l2, or fewer --epochs"
+    _log.warning("the final %s loss %.4g is above %.4g, that of guessing: %s", split, loss, guessing, why)
 
 
 def _plain(model: keras.Model, config: RunConfig, data: Data) -> keras.Model:
@@ -179,7 +202,7 @@ def build(config: RunConfig, data: Data) -> keras.Sequential:
     one_of("schedule", config.schedule, SCHEDULES)
     return SoftmaxRegression(
         len(data.classes),
-        config.lr,
+        learning_rate(config, data),
         optimizer=config.optimizer,
         momentum=config.momentum,
         l2=config.l2,

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 import tfsoftmax
-from tfsoftmax.inputs import PICTURES
+from tfsoftmax.pictures import PICTURES
 from tfsoftmax.serving.models import Version, outputs_of
 from tfsoftmax.serving.settings import Settings
 from tfsoftmax.serving.tables import DATATYPES

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfsoftmax import inputs
+from tfsoftmax import pictures
 from tfsoftmax.errors import InputError
 from tfsoftmax.serving.effort import Effort
 from tfsoftmax.spec import ModelSpec
@@ -85,7 +85,7 @@ def array(content: bytes, spec: ModelSpec, convert: Convert, effort: Effort) -> 
     """A picture file as one row of ``spec.shape``. Raises InputError."""
     effort.picture_file(len(content))
     effort.picture(*_size(content))
-    found = inputs.picture(io.BytesIO(content), spec, convert.fit, "the picture", advice="?fit=true")
+    found = pictures.picture(io.BytesIO(content), spec, convert.fit, "the picture", advice="?fit=true")
     return 255 - found if convert.invert else found
 
 
@@ -96,7 +96,7 @@ def _size(content: bytes) -> tuple[int, int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return Image.open(io.BytesIO(content), formats=tuple(inputs.PICTURES)).size
+            return Image.open(io.BytesIO(content), formats=tuple(pictures.PICTURES)).size
     except MemoryError:
         raise
     except Exception:  # Pillow's readers raise anything on broken files

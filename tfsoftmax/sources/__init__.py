@@ -12,7 +12,7 @@ from typing import Any
 
 from tfsoftmax._checks import shown
 from tfsoftmax.errors import InputError
-from tfsoftmax.sources import idx, tables, tfds
+from tfsoftmax.sources import idx, npy, pictures, tables, tfds
 from tfsoftmax.sources.arrays import Source, aligned
 from tfsoftmax.sources.columns import Choices
 from tfsoftmax.spec import OPTIONS, RunConfig
@@ -45,20 +45,24 @@ def _table(kind: str, path: str, **options: Any) -> Source:
     return tables.read_files(kind, path, Choices(**options))
 
 
+_TABLES = {
+    "csv": "a CSV file, a folder of them or a pattern",
+    "tsv": "the same, with tabs between the values",
+    "parquet": "the same, of Parquet files",
+}
+
 # One entry a kind. A data set is named KIND or KIND:ARGUMENT, and `read` gets the argument.
 SOURCES = {
     "fashion_mnist": Kind(
         "fashion_mnist", "70,000 pictures of clothing, 28x28, 10 classes; embedded", idx.fashion_mnist
     ),
-    "csv": Kind(
-        "csv:PATH", "a CSV file, a folder of them or a pattern", functools.partial(_table, "csv"), COLUMNS, ".csv"
-    ),
-    "tsv": Kind(
-        "tsv:PATH", "the same, with tabs between the values", functools.partial(_table, "tsv"), COLUMNS, ".tsv"
-    ),
-    "parquet": Kind(
-        "parquet:PATH", "the same, of Parquet files", functools.partial(_table, "parquet"), COLUMNS, ".parquet"
-    ),
+    **{
+        kind: Kind(f"{kind}:PATH", summary, functools.partial(_table, kind), COLUMNS, f".{kind}")
+        for kind, summary in _TABLES.items()
+    },
+    "pictures": Kind("pictures:FOLDER", "a folder of pictures per class", pictures.folder, ("resize",)),
+    "npy": Kind("npy:X.npy,Y.npy", "two NumPy files, or a folder with x.npy and y.npy", npy.files),
+    "npz": Kind("npz:FILE", "one NumPy archive with x and y, or x_train and so on", npy.archive, ending=".npz"),
     "idx": Kind("idx:FOLDER", "a folder with four IDX files named as MNIST's, .gz or not", idx.folder),
     "tfds": Kind("tfds:NAME", "any TensorFlow Datasets picture classification set", tfds.builder),
 }
@@ -126,7 +130,32 @@ def _plain_kind(name: str) -> str | None:
         return None
     if any((path / f"{file}{gz}").is_file() for file in idx.FILES.values() for gz in ("", ".gz")):
         return "idx"
-    return next((kind for kind, entry in SOURCES.items() if entry.ending and any(path.glob(f"*{entry.ending}"))), None)
+    if any((path / f"{x}.npy").is_file() for x in ("x", "x_train")):
+        return "npy"
+    files = (kind for kind in _TABLES if any(path.glob(f"*.{kind}")))
+    return next(files, "pictures" if any(entry.is_dir() for entry in path.iterdir()) else None)
+
+
+def of_arrays(name: str, x: Any, y: Any, *, x_test: Any, y_test: Any, classes: Any, groups: Any) -> Source:
+    """Inputs and labels in memory as a :class:`Source`; inputs that are data frames as a table.
+
+    Raises:
+        InputError: as :class:`Source`; test columns of other names than the training columns.
+    """
+    if not tables.is_frame(x):
+        return Source(name, x, y, x_test, y_test, classes, groups=groups)
+    if groups is not None or len(classes):
+        raise InputError("a data frame takes its classes from the labels, and groups by tfsoftmax.load(…, group=…)")
+    if (x_test is None) != (y_test is None):
+        raise InputError("a test split has both, x_test and y_test")
+    label = "label"
+    while label in map(str, x.columns if hasattr(x, "columns") else ()):
+        label += "_"
+    made = [
+        None if rows is None else tables.labelled(name, rows, given, label)
+        for rows, given in ((x, y), (x_test, y_test))
+    ]
+    return tables.source(name, made[0], Choices(label), made[1])
 
 
 def _of_frame(frame: Any, options: dict[str, Any]) -> Source:

@@ -11,6 +11,7 @@ import numpy as np
 
 from tfsoftmax._checks import class_names, shown, typed
 from tfsoftmax.errors import InputError
+from tfsoftmax.sources import labels
 from tfsoftmax.sources.fingerprint import fingerprint
 from tfsoftmax.spec import Column
 from tfsoftmax.weights import check_rows
@@ -24,12 +25,14 @@ class Source:
 
     Args:
         name: of the data set.
-        x_train: uint8 or float32, ``(rows, *shape)``; other floats are converted. Kept without a copy if it is aligned.
-        y_train: labels, whole numbers in ``[0, len(classes))``, also as floats, ``(rows,)`` or ``(rows, 1)``; kept as
-            int32 ``(rows,)``.
+        x_train: uint8 or float32, ``(rows, *shape)``; other numbers and booleans become float32. Kept without a copy if
+            it is aligned.
+        y_train: labels, ``(rows,)`` or ``(rows, 1)``: text, booleans or whole numbers, also as floats, or one-hot rows;
+            with ``classes``, names among them or whole numbers in ``[0, len(classes))``. Kept as int32 ``(rows,)``.
         x_test: as ``x_train``; ``None``: there is no test split.
         y_test: as ``y_train``.
-        classes: class names in the order of the labels: at least two different ones, each one line of text.
+        classes: class names in the order of the labels: at least two different ones, each one line of text. Empty:
+            the labels as text, sorted, numbers as numbers.
         columns: of a table, whose rows are float32 ``(rows, len(columns))`` and may have NaN where a value is missing;
             categories have all values that the source has. Else empty.
         groups: whole numbers ``(rows,)`` of the training rows: a split keeps rows with the same one together.
@@ -69,19 +72,26 @@ class Source:
                 f"{shown(self.classes)}"
             )
         names = tuple(typed("a class name", str(name), str) for name in self.classes)
-        class_names(f"data set {self.name!r}", names)
-        object.__setattr__(self, "classes", names)
+        if names:
+            class_names(f"data set {self.name!r}", names)
         if (self.x_test is None) != (self.y_test is None):
             raise InputError(f"data set {self.name!r}: a test split has both, x_test and y_test")
         for split in ("train", "test") if self.x_test is not None else ("train",):
             where = f"the {split} split of {self.name!r}"
-            x = _inputs(where, _array(f"x_{split}", getattr(self, f"x_{split}")), bool(self.columns))
-            y = _labels(where, _array(f"y_{split}", getattr(self, f"y_{split}")), len(x), len(names))
+            x = _inputs(where, labels.array_of(f"x_{split}", getattr(self, f"x_{split}")), bool(self.columns))
+            y = labels.plain(where, labels.array_of(f"y_{split}", getattr(self, f"y_{split}")), len(x))
             object.__setattr__(self, f"x_{split}", x)
-            object.__setattr__(self, f"y_{split}", y)
+            object.__setattr__(self, f"y_{split}", labels.positions(where, y, names) if names else y)
             field = "weights" if split == "train" else "weights_test"
             if (given := getattr(self, field)) is not None:
-                object.__setattr__(self, field, check_rows(_array(field, given), len(x), where))
+                object.__setattr__(self, field, check_rows(labels.array_of(field, given), len(x), where))
+        if not names:
+            y, y_test, found = labels.encode(self.name, self.y_train, self.y_test)
+            names = tuple(found)
+            object.__setattr__(self, "y_train", y)
+            object.__setattr__(self, "y_test", y_test)
+        class_names(f"data set {self.name!r}", names)
+        object.__setattr__(self, "classes", names)
         self._check_indices()
         if self.x_test is None:
             return
@@ -95,7 +105,7 @@ class Source:
         for name in ("groups", "val_rows"):
             if getattr(self, name) is None:
                 continue
-            array = _array(name, getattr(self, name))
+            array = labels.array_of(name, getattr(self, name))
             if (
                 array.ndim != 1
                 or array.dtype.kind not in "iu"
@@ -127,15 +137,6 @@ class Source:
         return fingerprint(self)
 
 
-def _array(name: str, values: Any) -> np.ndarray:
-    if hasattr(values, "toarray"):  # SciPy's sparse matrices, of which NumPy would make one object
-        raise InputError(f"{name} is a sparse matrix of shape {values.shape}: give {name}.toarray()")
-    try:
-        return np.asarray(values)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{name} is not an array, all rows of one shape: {error}") from error
-
-
 def _inputs(where: str, x: np.ndarray, gaps: bool) -> np.ndarray:
     """The rows as uint8 or float32, aligned; with ``gaps`` values may be NaN."""
     if x.ndim < 2 or 0 in x.shape[1:]:
@@ -143,8 +144,10 @@ def _inputs(where: str, x: np.ndarray, gaps: bool) -> np.ndarray:
     if len(x) == 0:
         raise InputError(f"{where} is empty")
     if x.dtype != np.uint8:
-        if x.dtype.kind != "f":
-            raise InputError(f"{where}: inputs must be uint8 or floats, got {x.dtype}")
+        if x.dtype.kind == "O":
+            x = _of_objects(where, x)
+        if x.dtype.kind not in "biuf" and x.dtype.name != "bfloat16":
+            raise InputError(f"{where}: inputs must be numbers, got {x.dtype}")
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused below
             x = np.asarray(x, np.float32)
         bad = (np.isinf(x) if gaps else ~np.isfinite(x)).reshape(len(x), -1).any(axis=1)
@@ -155,31 +158,16 @@ def _inputs(where: str, x: np.ndarray, gaps: bool) -> np.ndarray:
     return aligned(x)
 
 
-def _labels(where: str, y: np.ndarray, rows: int, classes: int) -> np.ndarray:
-    """The labels as int32 ``(rows,)``."""
-    if y.ndim == 2 and y.shape[1] == 1:  # a column, as Keras's CIFAR-10 has them
-        y = y[:, 0]
-    if y.ndim != 1:
-        what = "; of one-hot rows give y.argmax(axis=1)" if y.shape[1:] == (classes,) else ""
-        raise InputError(f"{where}: labels must have shape (rows,) or (rows, 1), got {y.shape}{what}")
-    if len(y) != rows:
-        raise InputError(f"{where} has {rows} inputs and {len(y)} labels; the counts must be equal")
-    if y.dtype.kind in "OUST":
-        raise InputError(
-            f"{where}: labels must be whole numbers, got {shown(y[:1].tolist()[0])}; of names give the "
-            "index of each: classes, y = numpy.unique(names, return_inverse=True)"
-        )
-    if y.dtype.kind not in "iuf":
-        raise InputError(f"{where}: labels must be whole numbers, got {y.dtype}; give y.astype(int)")
-    outside = ~((y >= 0) & (y < classes))  # NaN is outside
-    if outside.any():
-        row = int(outside.argmax())
-        raise InputError(f"{where}: label {y[row]} in row {row} is outside [0, {classes})")
-    broken = y != np.floor(y)
-    if broken.any():
-        row = int(broken.argmax())
-        raise InputError(f"{where}: labels must be whole numbers, got {y[row]} in row {row}")
-    return y.astype(np.int32)
+def _of_objects(where: str, x: np.ndarray) -> np.ndarray:
+    """Objects that are numbers, as pandas has them where columns differ in type or a value may be missing."""
+    gaps = np.array([one is None or type(one).__name__ == "NAType" for one in x.ravel().tolist()], bool)
+    if gaps.any():
+        row = int(gaps.argmax()) // (x.size // len(x))
+        raise InputError(f"{where}: {int(gaps.sum()):,} values are missing, the first in row {row}")
+    try:
+        return x.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: inputs must be numbers: {error}; tables go to tfsoftmax.load(frame, …)") from error
 
 
 def empty_aligned(shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndarray:

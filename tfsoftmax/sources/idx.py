@@ -123,14 +123,14 @@ def folder(path: str) -> Source:
     arrays = _read_four(where, {})
     names = where / "labels.txt"
     if names.is_file():
-        classes = _names(names)
+        classes = read_lines(names)
     else:
         classes = [str(label) for label in range(int(arrays["y_train"].max(initial=1)) + 1)]
     return Source(name=where.resolve().name, classes=classes, **arrays)
 
 
-def _names(path: Path) -> list[str]:
-    """The lines of ``labels.txt``, in UTF-8 or with the mark of UTF-16, without spaces around them."""
+def read_lines(path: Path) -> list[str]:
+    """The lines of a file of class names, in UTF-8 or with the mark of UTF-16, without spaces around them."""
     content = path.read_bytes()
     encoding = "utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
     try:

@@ -12,7 +12,9 @@ import numpy as np
 
 from tfsoftmax import columns
 from tfsoftmax._checks import shown
+from tfsoftmax._files import unchanged
 from tfsoftmax.errors import InputError
+from tfsoftmax.sources import labels
 from tfsoftmax.sources.arrays import Source
 from tfsoftmax.sources.columns import Choices, codes_of, read_column, rows_of
 from tfsoftmax.spec import Column, ModelSpec
@@ -75,12 +77,13 @@ def read_table(path: Path, kind: str, columns: Sequence[Column] = ()) -> pa.Tabl
     import pyarrow as pa
 
     try:
-        if kind == "parquet":
-            import pyarrow.parquet
+        with unchanged(path):
+            if kind == "parquet":
+                import pyarrow.parquet
 
-            table = pyarrow.parquet.ParquetFile(path).read()
-        else:
-            table = _parsed(path.read_bytes(), kind, columns)
+                table = pyarrow.parquet.ParquetFile(path).read()
+            else:
+                table = _parsed(path.read_bytes(), kind, columns)
     except OSError as error:
         why = error.strerror or _first_line(error)
         raise InputError(f"cannot read {str(path)!r}: {why}") from error
@@ -184,6 +187,14 @@ def of_frame(frame: Any) -> pa.Table:
     raise InputError(f"a data frame is one of pandas, Polars or Arrow, got {shown(frame)}")
 
 
+def labelled(name: str, frame: Any, y: Any, label: str) -> pa.Table:
+    """The rows of a data frame with ``y`` as their column ``label``."""
+    import pyarrow as pa
+
+    table = of_frame(frame)
+    return table.append_column(label, pa.array(labels.plain(repr(name), labels.array_of("y", y), len(table))))
+
+
 def source(name: str, table: pa.Table, choices: Choices, test: pa.Table | None = None) -> Source:
     """The rows of ``table`` with their labels, and of ``test`` where there is a split for it.
 
@@ -206,6 +217,10 @@ def source(name: str, table: pa.Table, choices: Choices, test: pa.Table | None =
             raise InputError(
                 f"the test rows of {name!r} have no column {shown(absent[0])}, which the training rows have"
             )
+        if more := sorted(set(test.column_names) - set(table.column_names)):
+            raise InputError(
+                f"the test rows of {name!r} have the column {shown(more[0])}, which the training rows do not have"
+            )
         table, count = (
             pa.concat_tables([table, test.select(table.column_names)], promote_options="permissive"),
             len(table),
@@ -216,6 +231,7 @@ def source(name: str, table: pa.Table, choices: Choices, test: pa.Table | None =
     x, columns = rows_of(repr(name), table, count, without, choices)
     y, classes = codes_of(f"the label column {shown(label)} of {name!r}", table[label])
     _complete(f"the label column {shown(label)} of {name!r}", y)
+    labels.check(name, y[:count], None if test is None else y[count:], classes)
     groups = None
     if choices.group is not None:
         groups = codes_of(f"the group column {shown(choices.group)} of {name!r}", table[choices.group])[0][:count]

@@ -47,7 +47,10 @@ def train(
     ] = None,
     epochs: Annotated[int | None, _setting("epochs", "Passes over the training rows.")] = None,
     batch_size: Annotated[int | None, _setting("batch_size", "Rows a step.")] = None,
-    lr: Annotated[float | None, _setting("lr", "Learning rate.")] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="Learning rate.", show_default="0.1 for fashion_mnist, else the curvature bound"),
+    ] = None,
     seed: Annotated[int | None, _setting("seed", "Of the split and of the order of the rows.")] = None,
     label: Label = None,
     resize: Resize = None,
@@ -67,7 +70,10 @@ def train(
         float | None, _setting("label_smoothing", "Share of the probability that the loss gives to all classes.")
     ] = None,
     schedule: Annotated[str | None, _setting("schedule", "Learning rate: constant or cosine.")] = None,
-    preprocess: Annotated[str | None, _setting("preprocess", "unit, center or standardize.")] = None,
+    preprocess: Annotated[
+        str | None,
+        typer.Option(help="unit, center or standardize.", show_default="unit for pictures, else standardize"),
+    ] = None,
     patience: Annotated[
         int | None, _setting("patience", "Stop after so many epochs without a better validation loss, keep the best.")
     ] = None,

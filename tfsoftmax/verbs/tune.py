@@ -47,7 +47,10 @@ def tune(
     epochs: Annotated[int, typer.Option(help="Passes over the training rows of each trial.")] = 50,
     batch_size: Annotated[int, typer.Option(help="Rows a step.")] = 256,
     schedule: Annotated[str, typer.Option(help="Learning rate: constant or cosine.")] = "cosine",
-    preprocess: Annotated[str, typer.Option(help="unit, center or standardize.")] = "center",
+    preprocess: Annotated[
+        str | None,
+        typer.Option(help="unit, center or standardize.", show_default="center for pictures, else standardize"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the split, of the order of the rows, and of the search.")] = 0,
     label: Label = None,
     resize: Resize = None,
@@ -70,7 +73,7 @@ def tune(
     out = Path("tune", file_name(data)) if out is None else out
     with tensorflow():
         import tuning
-        from tfsoftmax import data as datasets
+        from tfsoftmax import Data, sources
         from tuning.space import parse_space
     split = {"val": rows("--val", val), "test": rows("--test", test), "class_weight": weights_of(class_weight)}
     split |= {} if missing is None else {"missing": missing}
@@ -78,7 +81,10 @@ def tune(
     wanted = parse_space(space) if space else None
     options: dict[str, Any] = {"label": label, "resize": resize, "group": group, "sample_weight": sample_weight}
     options |= {"drop": drop, "category": category, "number": number}
-    read = datasets.load(data, **options, **split, batch_size=batch_size, seed=seed, preprocess=preprocess)
+    source = sources.read(data, **options)
+    if preprocess is None and source.x_train.dtype == "uint8":
+        preprocess = "center"
+    read = Data(source, **split, batch_size=batch_size, seed=seed, preprocess=preprocess)
     found = tuning.search(
         read,
         out,

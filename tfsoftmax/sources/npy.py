@@ -1,0 +1,141 @@
+"""NumPy's files: a pair of .npy files, a folder of them, or one .npz; never their pickles."""
+
+from __future__ import annotations
+
+import logging
+import math
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from tfsoftmax._checks import shown
+from tfsoftmax._files import unchanged
+from tfsoftmax._machine import memory_available
+from tfsoftmax.errors import InputError
+from tfsoftmax.sources.arrays import Source, empty_aligned
+from tfsoftmax.sources.idx import read_lines
+
+_ROLES = ("x", "y", "x_train", "y_train", "x_val", "y_val", "x_test", "y_test")
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+_log = logging.getLogger(__name__)
+
+
+def files(argument: str) -> Source:
+    """Read ``X.npy,Y.npy``, or a folder with ``x.npy`` and ``y.npy``, or ``x_train.npy`` and so on.
+
+    Labels may also be a text file, ``.txt``, with one label a line.
+    """
+    where = Path(argument)
+    if where.is_dir():
+        found = {role: where / f"{role}.npy" for role in _ROLES if (where / f"{role}.npy").is_file()}
+        found |= {role: where / f"{role}.txt" for role in _ROLES if (where / f"{role}.txt").is_file()}
+        return _source(where.resolve().name, argument, {role: _file(path) for role, path in found.items()})
+    x, comma, y = argument.rpartition(",")
+    if not comma:
+        raise InputError(f"npy: takes X.npy,Y.npy or a folder with x.npy and y.npy, got {argument!r}")
+    return _source(Path(x).stem, argument, {"x": _file(Path(x)), "y": _file(Path(y))})
+
+
+def archive(argument: str) -> Source:
+    """Read ``FILE.npz`` with ``x`` and ``y``, or ``x_train`` and so on; or ``FILE.npz,LABELS.txt``."""
+    path, _, labels = (argument, "", "") if Path(argument).is_file() else argument.partition(",")
+    arrays = _members(Path(path))
+    if labels:
+        arrays["y_train" if "x_train" in arrays else "y"] = _file(Path(labels))
+    return _source(Path(path).stem, path, arrays)
+
+
+def _source(name: str, where: str, arrays: dict[str, np.ndarray]) -> Source:
+    suffix = "_train" if "x_train" in arrays else ""
+    for role in (f"x{suffix}", f"y{suffix}", *(f"y_{split}" for split in ("val", "test") if f"x_{split}" in arrays)):
+        if role not in arrays:
+            raise InputError(f"{where!r} has no {role!r}; it has {', '.join(arrays) or 'none of ' + ', '.join(_ROLES)}")
+    x, y = _numbers(where, f"x{suffix}", arrays), arrays[f"y{suffix}"]
+    x_test = y_test = val_rows = None
+    if "x_val" in arrays:
+        x_val, y_val = _numbers(where, "x_val", arrays), arrays["y_val"]
+        if x_val.shape[1:] != x.shape[1:]:
+            raise InputError(f"{where!r}: rows of x_val are {x_val.shape[1:]}, and training rows {x.shape[1:]}")
+        val_rows = np.arange(len(x), len(x) + len(x_val))
+        x, y = np.concatenate([x, x_val]), np.concatenate([y, y_val])
+    if "x_test" in arrays:
+        x_test, y_test = _numbers(where, "x_test", arrays), arrays["y_test"]
+    return Source(name, x, y, x_test, y_test, val_rows=val_rows)
+
+
+def _numbers(where: str, role: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """The array as uint8 or float32; says so where it is another type."""
+    x = arrays[role]
+    if (x.dtype.kind in "biuf" and x.dtype not in (np.uint8, np.float32)) or x.dtype.name == "bfloat16":
+        _log.warning("%r: %s is %s and is taken as float32", where, role, x.dtype)
+        with np.errstate(over="ignore"):  # refused by Source
+            x = x.astype(np.float32)
+    return x
+
+
+def _file(path: Path) -> np.ndarray:
+    try:
+        with unchanged(path):
+            if path.suffix == ".txt":
+                return np.array(read_lines(path))
+            with open(path, "rb") as stream:
+                return _array(stream, path.stat().st_size, repr(str(path)))
+    except OSError as error:
+        raise InputError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+
+
+def _members(path: Path) -> dict[str, np.ndarray]:
+    arrays = {}
+    try:
+        with unchanged(path), zipfile.ZipFile(path) as packed:
+            wanted = [entry for entry in packed.infolist() if entry.filename.removesuffix(".npy") in _ROLES]
+            _fits(wanted, repr(str(path)))
+            for entry in wanted:
+                with packed.open(entry) as stream:
+                    name = entry.filename.removesuffix(".npy")
+                    arrays[name] = _array(stream, entry.file_size, f"{name!r} of {str(path)!r}")
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+    except Exception as error:  # of a damaged archive zipfile and zlib raise what they stumble over
+        raise InputError(f"{str(path)!r} is not a whole NPZ file: {shown(str(error))}") from error
+    return arrays
+
+
+def _fits(entries: Iterable[zipfile.ZipInfo], what: str) -> None:
+    size, free = sum(entry.file_size for entry in entries), memory_available()
+    if size > free:
+        raise InputError(f"{what} unpacks to {size / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB of memory are free")
+
+
+def _array(stream: IO[bytes], size: int, what: str) -> np.ndarray:
+    """The array of an NPY stream of ``size`` bytes. Raises InputError, before memory is taken for it."""
+    try:
+        shape, fortran, dtype = _HEADERS[np.lib.format.read_magic(stream)](stream)
+    except (ValueError, KeyError, EOFError) as error:
+        raise InputError(f"{what} is not an NPY file: {shown(str(error))}") from error
+    if dtype.hasobject:
+        raise InputError(
+            f"{what} holds Python objects (a pickle), which are never opened: save numbers or text instead"
+        )
+    needed, there = math.prod(shape) * dtype.itemsize, size - stream.tell()
+    if needed != there:
+        raise InputError(f"{what} says it holds {needed:,} bytes (shape {shape}, {dtype}) and has {there:,}")
+    memory = empty_aligned((needed,), np.uint8)
+    found, view = 0, memory.data
+    while found < needed and (count := stream.readinto(view[found:])):  # type: ignore[attr-defined]
+        found += count
+    if found != needed:
+        raise InputError(f"{what} ends after {found:,} of {needed:,} bytes")
+    if dtype.kind == "V" and dtype.itemsize == 2 and dtype.names is None:  # as NumPy writes bfloat16
+        import ml_dtypes
+
+        dtype = np.dtype(ml_dtypes.bfloat16)
+    array: Any = memory.view(dtype)
+    made: np.ndarray = array.reshape(shape, order="F" if fortran else "C")
+    return made
