@@ -46,18 +46,18 @@ def test_batches_are_as_documented(source):
 @given(rows=st.integers(2, 40), batch_size=st.integers(1, 45), seed=st.integers(0, 2**31), share=st.floats(0.01, 0.99))
 def test_split_and_order(rows, batch_size, seed, share):
     val = max(1, min(rows - 1, int(rows * share)))
-    data = tfsoftmax.Data(numbered(rows), batch_size=batch_size, val=val, seed=seed)
+    data = tfsoftmax.Data(numbered(rows), preprocess="unit", batch_size=batch_size, val=val, seed=seed)
     first, second, held_out = order(data.train), order(data.train), order(data.val)
     assert len(held_out) == val
     assert sorted(first + held_out) == list(range(rows)), "each row is in exactly one split, once an epoch"
     assert sorted(second) == sorted(first)
-    again = tfsoftmax.Data(numbered(rows), batch_size=batch_size, val=val, seed=seed)
+    again = tfsoftmax.Data(numbered(rows), preprocess="unit", batch_size=batch_size, val=val, seed=seed)
     assert (order(again.train), order(again.train), order(again.val)) == (first, second, held_out)
 
 
 def test_epochs_and_seeds_differ():
-    data = tfsoftmax.Data(numbered(200), seed=1)
-    other = tfsoftmax.Data(numbered(200), seed=2)
+    data = tfsoftmax.Data(numbered(200), preprocess="unit", seed=1)
+    other = tfsoftmax.Data(numbered(200), preprocess="unit", seed=2)
     assert len({tuple(order(dataset)) for dataset in (data.train, data.train, other.train)}) == 3
     assert order(data.val) != order(other.val)
     assert order(data.test) == list(range(200))

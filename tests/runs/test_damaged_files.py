@@ -176,7 +176,7 @@ NESTED = json.loads("[" * 50 + "]" * 50)
             "format in the manifest",
         ),
         ("verify", "tiny/1/manifest.json", "files", {"\ud800": {"sha256": ""}}, "a key of manifest"),
-        ("train", "tune/best.json", "lr", "fast", "best.json': lr must be a number, got 'fast'"),
+        ("train", "tune/best.json", "lr", "fast", "best.json': lr must be a number or null, got 'fast'"),
         ("train", "tune/best.json", "epochs", True, "best.json': epochs must be a whole number, got True"),
     ],
 )

@@ -172,7 +172,7 @@ def _warn(config: RunConfig, data: Data, metrics: dict[str, Any]) -> None:
     if loss <= guessing:
         return
     rate, bound = learning_rate(config, data), curvature(data).bound
-    if config.optimizer == "sgd" and rate > bound:
+    if config.optimizer == "sgd" and rate > 1.01 * bound:  # the default is rounded
         why = f"the learning rate {rate:g} is above the curvature bound {bound:.3g} of these rows: leave --lr out"
         if config.preprocess != "standardize":
             why += ", or take --preprocess standardize"

@@ -36,4 +36,4 @@ def datasets(as_json: Json = False) -> None:
         print(json.dumps({kind.usage: kind.summary for kind in SOURCES.values()}))
         return
     for kind in SOURCES.values():
-        print(f"{kind.usage:<15} {kind.summary}")
+        print(f"{kind.usage:<16} {kind.summary}")

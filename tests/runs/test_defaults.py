@@ -1,0 +1,54 @@
+"""What nobody sets fits the data: preprocessing by kind, the learning rate by curvature; what fails is said."""
+
+import json
+
+import numpy as np
+import pytest
+
+import tfsoftmax
+from tfsoftmax.spec import RunConfig
+
+
+def rows(scale=1.0):
+    """Two classes that one of four inputs tells apart; the inputs' scales differ."""
+    x = np.random.default_rng(0).normal(size=(300, 4))
+    return (x * [1, 10, 100, 1000] * scale).astype(np.float32), (x[:, 1] > 0).astype(int)
+
+
+def test_floats_are_standardised_and_the_rate_is_the_bound(tmp_path):
+    data = tfsoftmax.Data(*rows(), batch_size=32)
+    run = tfsoftmax.train(data, RunConfig(batch_size=32, epochs=20), tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    x = np.column_stack([(data.train.rows.x - data.spec.offset) * data.spec.scale, np.ones(len(data.train.rows))])
+    bound = 2 / np.linalg.eigvalsh(x.T @ x / len(x))[-1]
+    assert config["lr"] == pytest.approx(bound, rel=1e-2)  # three digits
+    assert config["preprocess"] == "standardize"
+    assert run.metrics["test"]["accuracy"] > 0.95
+    # the settings of the run, noted, are those that it ran with
+    again = tfsoftmax.train(data, run.config, tmp_path / "again")
+    assert again.metrics["test"] == run.metrics["test"]
+    adam = tfsoftmax.train(data, RunConfig(batch_size=32, epochs=1, optimizer="adam"), tmp_path / "adam")
+    assert adam.config.lr == 0.1
+
+
+def test_the_chapter_keeps_its_settings():
+    from tfsoftmax.curvature import learning_rate
+
+    data = tfsoftmax.FashionMNIST()
+    assert (learning_rate(RunConfig(), data), data.settings["preprocess"]) == (0.1, "unit")
+    assert tfsoftmax.load("fashion_mnist").settings["preprocess"] == "unit"
+    assert learning_rate(RunConfig(lr=0.3), data) == 0.3
+
+
+def test_a_loss_worse_than_guessing_is_said(tmp_path, caplog):
+    data = tfsoftmax.Data(*rows(), batch_size=32, preprocess="unit")
+    tfsoftmax.train(data, RunConfig(batch_size=32, epochs=2, lr=0.1, preprocess="unit"), tmp_path / "run")
+    said = [text for text in caplog.messages if "that of guessing" in text]
+    assert len(said) == 1
+    assert said[0].startswith("the final val loss ")
+    assert " is above 0.6931, that of guessing: the learning rate 0.1 is above the curvature bound 2" in said[0]
+    assert said[0].endswith("of these rows: leave --lr out, or take --preprocess standardize")
+    caplog.clear()
+    noise = tfsoftmax.Data(rows()[0][:40], np.arange(40) % 2, batch_size=4)
+    tfsoftmax.train(noise, RunConfig(batch_size=4, epochs=30), tmp_path / "noise")
+    assert "too few rows for so many inputs, or labels that do not follow from them: take --l2" in caplog.text
