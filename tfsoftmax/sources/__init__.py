@@ -151,11 +151,13 @@ def of_arrays(name: str, x: Any, y: Any, *, x_test: Any, y_test: Any, classes: A
     label = "label"
     while label in map(str, x.columns if hasattr(x, "columns") else ()):
         label += "_"
-    made = [
-        None if rows is None else tables.labelled(name, rows, given, label)
-        for rows, given in ((x, y), (x_test, y_test))
-    ]
-    return tables.source(name, made[0], Choices(label), made[1])
+    train = tables.labelled(name, x, y, label)
+    test = None if x_test is None else tables.labelled(name, x_test, y_test, label)
+    if test is not None and (more := sorted(set(test.column_names) - set(train.column_names))):
+        raise InputError(
+            f"the test rows of {name!r} have the column {shown(more[0])}, which the training rows do not have"
+        )
+    return tables.source(name, train, Choices(label), test)
 
 
 def _of_frame(frame: Any, options: dict[str, Any]) -> Source:

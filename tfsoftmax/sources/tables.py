@@ -217,10 +217,6 @@ def source(name: str, table: pa.Table, choices: Choices, test: pa.Table | None =
             raise InputError(
                 f"the test rows of {name!r} have no column {shown(absent[0])}, which the training rows have"
             )
-        if more := sorted(set(test.column_names) - set(table.column_names)):
-            raise InputError(
-                f"the test rows of {name!r} have the column {shown(more[0])}, which the training rows do not have"
-            )
         table, count = (
             pa.concat_tables([table, test.select(table.column_names)], promote_options="permissive"),
             len(table),
