@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfsoftmax.data import Rows
+from tfsoftmax.rows import Rows
 from tfsoftmax.fitting.compilable import distributed, unsupported
 from tfsoftmax.fitting.resume import Resume
 from tfsoftmax.spec import ModelSpec
