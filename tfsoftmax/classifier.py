@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numbers
 import os
-import types
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,7 @@ except ImportError as error:
 
 from tfsoftmax import columns
 from tfsoftmax._checks import INT32, INT64, number, one_of, shown
-from tfsoftmax.curvature import curvature
+from tfsoftmax.curvature import default_rate
 from tfsoftmax.errors import InputError, TrainingError
 from tfsoftmax.predict import conform
 from tfsoftmax.preprocessing import PREPROCESSORS
@@ -143,12 +142,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         if weight is not None:
             weight = (weight / weight.mean()).astype(np.float32)
         data = Rows(x, source.y_train, spec, batch_size, self._seed(), weight=weight).dataset()
-        lr = self.lr
-        if lr is None and self.optimizer != "sgd":
-            lr = 0.1
-        elif lr is None:
-            bound = curvature(types.SimpleNamespace(train=data, spec=spec, classes=names)).bound  # type: ignore[arg-type]
-            lr = 1 / (1 / bound + 2 * self.l2)  # the penalty bends the loss, too
+        lr = default_rate(data.rows, self.optimizer, self.l2) if self.lr is None else self.lr
         model = SoftmaxRegression(len(names), lr, optimizer=self.optimizer, momentum=self.momentum, l2=self.l2)
         model.fit(data, epochs=epochs, verbose=0)
         if not all(np.isfinite(value).all() for value in model.get_weights()):

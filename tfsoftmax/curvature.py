@@ -13,6 +13,7 @@ from tfsoftmax.spec import RunConfig
 
 if TYPE_CHECKING:
     from tfsoftmax.data import Data
+    from tfsoftmax.rows import Rows
 
 LR = 0.1  # the chapter's, for its data set; and of the optimizers that the curvature says nothing of
 _CHAPTER = "fashion_mnist"
@@ -46,10 +47,9 @@ class Curvature:
         return self.classes / self.largest
 
 
-def curvature(data: Data) -> Curvature:
-    """The :class:`Curvature` of ``data.train``, by power iteration to four digits, some thousand rows at a time."""
-    rows, spec = data.train.rows, data.spec
-    x = rows.x
+def curvature(rows: Rows) -> Curvature:
+    """The :class:`Curvature` of weighted rows, by power iteration to four digits, some thousand rows at a time."""
+    x, weight, spec = rows.x, rows.weight, rows.spec
     offset, scale = (np.asarray(value, np.float32) for value in columns.constants(spec))
     vector, largest = np.ones(math.prod(spec.features) + 1, np.float32), 0.0
     for _ in range(100):
@@ -58,22 +58,26 @@ def curvature(data: Data) -> Curvature:
         for begin in range(0, len(x), 8192):
             part = (columns.dense(spec, x[begin : begin + 8192]) - offset) * scale
             along = part @ vector[:-1] + vector[-1]
+            if weight is not None:
+                along *= weight[begin : begin + 8192]
             product[:-1] += along @ part
             product[-1] += along.sum()
         vector, before, largest = product, largest, float(np.linalg.norm(product)) / len(x)
         if abs(largest - before) < 1e-4 * largest:
             break
-    return Curvature(largest, len(data.classes))
+    return Curvature(largest, len(spec.classes))
 
 
 def learning_rate(config: RunConfig, data: Data) -> float:
-    """The learning rate of ``config``; where it has none the curvature bound, to three digits.
-
-    Of the chapter's data set, and for an optimizer other than ``sgd``, it is 0.1.
-    """
+    """The learning rate of ``config``; where it has none :func:`default_rate`, of the chapter's data set 0.1."""
     if config.lr is not None:
         return config.lr
-    if data.name == _CHAPTER or config.optimizer != "sgd":
+    return LR if data.name == _CHAPTER else default_rate(data.train.rows, config.optimizer, config.l2)
+
+
+def default_rate(rows: Rows, optimizer: str, l2: float) -> float:
+    """The curvature bound of ``rows``, to three digits; 0.1 for an optimizer other than ``sgd``."""
+    if optimizer != "sgd":
         return LR
     # the penalty bends the loss, too
-    return float(f"{1 / (1 / curvature(data).bound + 2 * config.l2):.3g}")
+    return float(f"{1 / (1 / curvature(rows).bound + 2 * l2):.3g}")

@@ -131,7 +131,7 @@ class SoftmaxHyperModel(keras_tuner.HyperModel):
     def __init__(self, data: Data, config: RunConfig | None = None, space: Space | None = None):
         super().__init__()
         self.config = RunConfig() if config is None else config
-        self.space: Space = {"lr": around(curvature(data).bound)} if space is None else space
+        self.space: Space = {"lr": around(curvature(data.train.rows).bound)} if space is None else space
         check_space(self.space)
         if "lr" not in self.space:
             self.config = dataclasses.replace(self.config, lr=learning_rate(self.config, data))

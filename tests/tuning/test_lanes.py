@@ -122,6 +122,15 @@ def test_curvature(data):
     x = (data.train.rows.x.reshape(len(data.train.rows), -1) - data.spec.offset) * data.spec.scale
     x = np.c_[x, np.ones(len(x))]
     largest = np.linalg.eigvalsh(x.T @ x / len(x))[-1]
-    got = tuning.curvature(data)
+    got = tuning.curvature(data.train.rows)
     assert got.largest == pytest.approx(largest, rel=1e-3)
     assert (got.bound, got.start) == (pytest.approx(2 / largest, rel=1e-3), pytest.approx(3 / largest, rel=1e-3))
+
+
+def test_curvature_of_weighted_rows(data):
+    rows = data.train.rows
+    weight = np.random.default_rng(0).uniform(0, 3, len(rows.x)).astype(np.float32)
+    got = tuning.curvature(tfsoftmax.Rows(rows.x, rows.y, data.spec, 32, weight=weight))
+    x = (rows.x.reshape(len(rows), -1) - data.spec.offset) * data.spec.scale
+    x = np.c_[x, np.ones(len(x))]
+    assert got.largest == pytest.approx(np.linalg.eigvalsh((x.T * weight) @ x / len(x))[-1], rel=1e-3)

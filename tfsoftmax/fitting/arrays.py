@@ -7,9 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfsoftmax.rows import Rows
 from tfsoftmax.fitting.compilable import distributed, unsupported
 from tfsoftmax.fitting.resume import Resume
+from tfsoftmax.rows import Rows
 from tfsoftmax.spec import ModelSpec
 
 _BATCH = 32  # Keras's own

@@ -171,7 +171,7 @@ def _warn(config: RunConfig, data: Data, metrics: dict[str, Any]) -> None:
     loss, guessing = metrics[split]["loss"], math.log(len(data.classes))
     if loss <= guessing:
         return
-    rate, bound = learning_rate(config, data), curvature(data).bound
+    rate, bound = learning_rate(config, data), curvature(data.train.rows).bound
     if config.optimizer == "sgd" and rate > 1.01 * bound:  # the default is rounded
         why = f"the learning rate {rate:g} is above the curvature bound {bound:.3g} of these rows: leave --lr out"
         if config.preprocess != "standardize":
