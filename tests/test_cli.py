@@ -21,7 +21,9 @@ def test_the_whole_way(idx_folder, tfsoftmax_cli, tmp_path):
     )
     assert status == 0
     assert "trained 2 epochs" in out
-    assert [line.split()[1] for line in err.splitlines()] == ["1/2", "2/2"], "plain lines where there is no terminal"
+    first, *epochs = err.splitlines()
+    assert first == "tiny: 230 training and 50 test rows of uint8 6x5, 3 classes"
+    assert [line.split()[1] for line in epochs] == ["1/2", "2/2"], "plain lines where there is no terminal"
     status, out, err = tfsoftmax_cli("evaluate", run, "--split", "val")
     assert (status, err) == (0, "")
     assert "95 % interval" in out
@@ -59,7 +61,18 @@ def test_lists(tfsoftmax_cli):
 
 
 def test_help_has_defaults_and_an_example(tfsoftmax_cli):
-    for verb in ("serve", "train", "evaluate", "export", "verify", "predict", "formats", "numbers", "datasets"):
+    for verb in (
+        "serve",
+        "train",
+        "evaluate",
+        "export",
+        "verify",
+        "predict",
+        "formats",
+        "numbers",
+        "datasets",
+        "inspect",
+    ):
         status, out, _ = tfsoftmax_cli(verb, "--help")
         assert status == 0
         assert f"Example: tfsoftmax {verb}" in " ".join(out.split())

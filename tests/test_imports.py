@@ -34,7 +34,15 @@ print(time.perf_counter() - begin, {HEAVY})
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["train", "--help"], ["serve", "--help"], ["formats"], ["numbers"], ["predict", "EXPORT", "x.npy"]],
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["serve", "--help"],
+        ["formats"],
+        ["numbers"],
+        ["predict", "EXPORT", "x.npy"],
+        ["inspect", "fashion_mnist"],
+    ],
 )
 def test_verbs_without_tensorflow(finished, tmp_path, arguments):
     import numpy as np

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import re
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -21,6 +22,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfsoftmax import findings
 from tfsoftmax._checks import one_of
 from tfsoftmax._files import write_bytes, write_text
 from tfsoftmax._folders import Kind, claim, locked, remove
@@ -29,6 +31,7 @@ from tfsoftmax.data import Data
 from tfsoftmax.errors import InputError, TrainingError, WorkerLost
 from tfsoftmax.fitting.compilable import distributed, prepare
 from tfsoftmax.fitting.resume import Resume, before
+from tfsoftmax.inspection import inspect
 from tfsoftmax.model import SoftmaxRegression
 from tfsoftmax.runs.log import Log
 from tfsoftmax.runs.run import Run, data_settings, differences, figures
@@ -95,6 +98,9 @@ def train(
         with contextlib.ExitStack() as stack:
             with workers(are_several):
                 model = _begun(stack, folder, config, data, overwrite, strategy)
+            if progress and is_chief:
+                drawn = data.test.rows.index if data.source.x_test is None else None
+                print(*findings.first_lines(inspect(data.source, drawn)), sep="\n", file=sys.stderr)
             with workers(are_several, begun=True):
                 _fit(model, config, data, folder, log, is_chief)
                 if is_chief:
