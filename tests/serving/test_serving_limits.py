@@ -1,18 +1,25 @@
 """Limits: large, slow, odd and hostile requests; answers that come before the whole request has."""
 
+import asyncio
+import gc
 import gzip
 import json
 import socket
 import time
+import weakref
 import zlib
+from unittest import mock
 
 import flood
 import numpy as np
 import pytest
 import serve
+import uvicorn
 from serve import BODY, ROW, SPEC, version, weights
+from uvicorn.server import ServerState
 
 from tfsoftmax.serving.effort import PIECE, Effort, Refused
+from tfsoftmax.serving.protocol import Protocol
 
 
 @pytest.fixture(scope="module")
@@ -183,3 +190,31 @@ def test_work_ends_with_its_request(tmp_path):
         assert 504 in statuses
         small = json.dumps({"instances": np.zeros((100, 28, 28), int).tolist()}).encode()
         serve.until(lambda: server.request("POST", "/v1/models/m:predict", small)[0] == 200)
+
+
+def test_a_request_leaves_nothing_to_the_garbage_collector():
+    """Each is freed once the next one has come: no reference leads round in a circle."""
+    seen: list[weakref.ref] = []
+
+    async def app(scope, receive, send):
+        seen.append(weakref.ref(receive.__self__))
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    async def connection() -> None:
+        config = uvicorn.Config(app, lifespan="off", log_config=None)
+        config.load()
+        config.head_timeout = 60
+        protocol = Protocol(config, server_state=ServerState(), app_state={})
+        protocol.connection_made(mock.Mock(spec=asyncio.Transport, is_closing=lambda: False))
+        for _ in range(3):
+            protocol.data_received(b"GET / HTTP/1.1\r\nhost: me\r\n\r\n")
+            await asyncio.gather(*protocol.tasks)
+
+    gc.disable()
+    try:
+        asyncio.run(connection())
+        assert [one() is None for one in seen[:2]] == [True, True]
+    finally:
+        gc.enable()

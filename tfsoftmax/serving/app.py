@@ -69,7 +69,7 @@ class Handlers:
     async def answer(self, function: Callable[..., tfserving.Answered], call: Call) -> bytes:
         """``:predict``, ``:classify`` and ``:explain``."""
         version = self.version(call)
-        convert = Convert(kind=call.headers.get(b"content-type", b""), **_flags(call.query))
+        convert = Convert(call.headers.get(b"content-type", b""), **_flags(call.query))
         answer, call.rows, call.unseen = await call.work(function, version, convert)
         return answer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import time
+from collections.abc import Callable
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -43,12 +44,24 @@ _unseen = Counter("tfsoftmax_unseen_values", "Values that training did not see."
 _request = functools.lru_cache(4096)(lambda model, verb, code: _requests.labels(model, verb, code))
 _error = functools.lru_cache(1024)(_errors.labels)
 _time = functools.lru_cache(1024)(_seconds.labels)
-_batch = functools.lru_cache(1024)(_rows.labels)
-_answered = functools.lru_cache(1024)(_last.labels)
+
+
+@functools.lru_cache(1024)
+def _answered(model: str, verb: str, status: int) -> tuple[Callable[..., None], ...]:
+    """What counts a request whose rows were answered."""
+    counted, timed = _requests.labels(model, verb, status), _seconds.labels(model, verb)
+    return counted.inc, timed.observe, _rows.labels(model).observe, _last.labels(model).set
 
 
 def count(model: str, verb: str, status: int, seconds: float | None = None, rows: int = 0) -> None:
     """Count one answered request; ``model`` is empty if the request named no served model."""
+    if rows and seconds is not None and status < 400:
+        counted, timed, batch, last = _answered(model, verb, status)
+        counted()
+        timed(seconds)
+        batch(rows)
+        last(time.time())
+        return
     _request(model, verb, status).inc()
     if seconds is not None:
         _time(model, verb).observe(seconds)
@@ -56,9 +69,6 @@ def count(model: str, verb: str, status: int, seconds: float | None = None, rows
         _error(model, verb).inc()
         if seconds is not None:
             _failed.labels(model, verb).inc(seconds)
-    elif rows:
-        _batch(model).observe(rows)
-        _answered(model).set(time.time())
 
 
 def unseen(model: str, column: str, values: int) -> None:

@@ -26,14 +26,14 @@ class Convert(NamedTuple):
     """How the request wants its pictures read.
 
     Attributes:
+        kind: the body's content type, as it was sent.
         fit: convert another colour mode or size, as ``tfsoftmax predict --fit`` does.
         invert: turn light to dark and dark to light.
-        kind: the body's content type, as it was sent.
     """
 
+    kind: bytes
     fit: bool = False
     invert: bool = False
-    kind: bytes = b""
 
 
 def in_body(body: bytes, kind: bytes) -> list[bytes] | None:
@@ -48,7 +48,7 @@ def in_body(body: bytes, kind: bytes) -> list[bytes] | None:
     """
     if body.startswith(_BEGINNINGS):
         return [body]
-    if not kind:
+    if not kind or kind == b"application/json":
         return None
     kind = kind.strip()
     if kind[:6].lower() == b"image/":

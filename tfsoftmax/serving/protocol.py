@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import http
+import weakref
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import httptools
@@ -34,7 +37,7 @@ class Protocol(HttpToolsProtocol):
         self._head = 0  # bytes of a head that is not complete
         self._begun = 0  # heads that have begun in this piece
         self._between = True  # no request is being read
-        self._stopping = self._ended = self._silent = False
+        self._stopping = self._ended = False
         self._timer: asyncio.TimerHandle | None = None
         self._deadline = 0.0  # of an ended connection
 
@@ -52,27 +55,15 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request starts."""
-        if not self._silent:
-            super().on_message_begin()
-            self._head, self._between = 1, False
-            self._begun += 1
-
-    def on_url(self, url: bytes) -> None:
-        """Its target, or a part of it."""
-        if not self._silent:
-            super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """One header."""
-        if not self._silent:
-            super().on_header(name, value)
+        super().on_message_begin()
+        self._head, self._between = 1, False
+        self._begun += 1
 
     def on_headers_complete(self) -> None:
         """Its head is complete."""
-        if self._silent:
-            return
         self._head = 0
-        self._stop_timer()
+        if self._timer is not None:
+            self._stop_timer()
         super().on_headers_complete()
         self.cycle.transport = cast(Any, _Answers(self, self.cycle))
         if self._stopping:
@@ -89,21 +80,27 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse bytes, and enforce the limits of a head."""
         self._unset_keepalive_if_required()
+        if len(data) <= PIECE:
+            self._take(data)
+            return
         for start in range(0, len(data), PIECE):
-            if self._ended:
-                return self._wait_for_quiet()
-            if self.parser is None:  # the connection is lost
-                return
-            before, between, self._begun = self._head, self._between, 0
-            piece = data[start : start + PIECE] if len(data) > PIECE else data
-            self._parse(piece)
-            if self._head:
-                # all of this piece, unless the head starts within it: then it is unknown how much
-                self._head = before + len(piece) if self._begun == (1 if between else 0) else 1
-                if self._head > MAX_HEADERS:
-                    self._refuse(431, f"the head of the request is larger than {MAX_HEADERS} bytes")
-                elif self._timer is None:
-                    self._timer = self.loop.call_later(self.head_timeout, self._too_slow)
+            self._take(data[start : start + PIECE])
+
+    def _take(self, piece: bytes) -> None:
+        if self._ended:
+            self._wait_for_quiet()
+            return
+        if self.parser is None:  # the connection is lost
+            return
+        before, between, self._begun = self._head, self._between, 0
+        self._parse(piece)
+        if self._head:
+            # all of this piece, unless the head starts within it: then it is unknown how much
+            self._head = before + len(piece) if self._begun == (1 if between else 0) else 1
+            if self._head > MAX_HEADERS:
+                self._refuse(431, f"the head of the request is larger than {MAX_HEADERS} bytes")
+            elif self._timer is None:
+                self._timer = self.loop.call_later(self.head_timeout, self._too_slow)
 
     def _parse(self, piece: bytes) -> None:
         try:
@@ -116,11 +113,18 @@ class Protocol(HttpToolsProtocol):
     def _decline(self, rest: bytes) -> None:
         """Continue in HTTP/1.1: a new parser reads the body, which the old one leaves to the other protocol."""
         framing = [pair for pair in self.headers if pair[0] in (b"content-length", b"transfer-encoding")]
-        self.parser = httptools.HttpRequestParser(self)
+        silent = True  # about the head that only says how the body is framed
+
+        def aloud(call: Callable[..., None]) -> Callable[..., None]:
+            return lambda *arguments: None if silent else call(*arguments)
+
+        heads = ("on_message_begin", "on_url", "on_header", "on_headers_complete")
+        calls = SimpleNamespace(on_body=self.on_body, on_message_complete=self.on_message_complete)
+        vars(calls).update({name: aloud(getattr(self, name)) for name in heads})
+        self.parser = httptools.HttpRequestParser(calls)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self._silent = True
         self._parse(b"POST / HTTP/1.1\r\n%s\r\n" % b"".join(b"%s: %s\r\n" % pair for pair in framing))
-        self._silent = False
+        silent = False
         self._parse(rest)
 
     # ---- the end
@@ -185,12 +189,14 @@ class _Answers:
     __slots__ = ("cycle", "is_closing", "protocol", "write")
 
     def __init__(self, protocol: Protocol, cycle: Any):
-        self.protocol, self.cycle = protocol, cycle
+        # the cycle holds this; with a strong reference back, every request would wait for the garbage collector
+        self.protocol, self.cycle = protocol, weakref.ref(cycle)
         self.write, self.is_closing = protocol.transport.write, protocol.transport.is_closing
 
     def close(self) -> None:
         """The answer is complete and the last one, or it was aborted."""
-        if self.cycle.response_complete:
+        cycle = self.cycle()
+        if cycle is not None and cycle.response_complete:
             self.protocol.end()
         else:
             self.protocol.transport.abort()

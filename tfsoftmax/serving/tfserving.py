@@ -26,10 +26,12 @@ Answered = tuple[bytes, int, dict[str, int]]  # JSON, rows, and how many values 
 def predict(body: bytes, version: Version, convert: Convert, effort: Effort) -> Answered:
     """Answer the body of ``:predict``."""
     by_row, raw, unseen = read(body, version, convert, effort)
-    effort.answer(len(raw) * (2 * len(version.spec.classes) + 2))
+    classes = version.spec.classes
+    effort.answer(len(raw) * (2 * len(classes) + 2))
     found = version.answer(raw, ("logits", "probabilities", "class_id"))
-    logits, probabilities, class_id = (found[name].tolist() for name in ("logits", "probabilities", "class_id"))
-    labels = [version.spec.classes[k] for k in class_id]
+    logits, probabilities = found["logits"].tolist(), found["probabilities"].tolist()
+    class_id = found["class_id"].tolist()
+    labels = [classes[k] for k in class_id]
     if by_row:
         rows = zip(logits, probabilities, class_id, labels, strict=True)
         answer: dict[str, Any] = {

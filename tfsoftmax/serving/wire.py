@@ -104,21 +104,22 @@ class Call:
             raise Refused(413, f"the body is larger than {limit} bytes")
         if b"content-encoding" in self.headers:
             check_encoding(self.encoding)
-        parts, size, more = [], 0, True
-        while more:
+        parts: list[bytes] = []
+        while True:
             message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise ConnectionResetError
-            part, more = message.get("body", b""), message.get("more_body", False)
-            parts.append(part)
-            size += len(part)
+            part = message.get("body", b"")
             self.hold(len(part))
-            if size > limit:
+            if self.held > limit:
                 raise Refused(413, f"the body is larger than {limit} bytes")
-            if size > INLINE and self.gate.held > self.gate.most_held:
+            if self.held > INLINE and self.gate.held > self.gate.most_held:
                 raise Refused(503, "too many large requests at once; try again", (b"retry-after", b"1"))
+            if not message.get("more_body", False):
+                break
+            parts.append(part)
         self.body_read = True
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return b"".join([*parts, part]) if parts else part
 
     def hold(self, size: int) -> None:
         """Count bytes that stay in memory until the request is answered."""
