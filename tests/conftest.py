@@ -160,7 +160,7 @@ def predictor(served):
     return {name: tfsoftmax.Predictor(served / name) for name in ("tiny", "table")}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
     from playwright.sync_api import sync_playwright
 
