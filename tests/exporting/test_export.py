@@ -275,7 +275,7 @@ def test_tables_far_from_zero_in_different_units(tmp_path):
 def test_onnx_int8_rounds_the_weights_and_nothing_else(tmp_path, shape, dtype):
     rng = np.random.default_rng(3)
     x = rng.integers(0, 256, (30, *shape)).astype(dtype)
-    data = tfsoftmax.Data(tfsoftmax.Source("x", x, np.arange(30) % 3, x, np.arange(30) % 3, CLASSES))
+    data = tfsoftmax.Data(tfsoftmax.Source("x", x, np.arange(30) % 3, x, np.arange(30) % 3, CLASSES), preprocess="unit")
     model = tfsoftmax.SoftmaxRegression(3)
     model.build((None, *shape))
     kernel = (rng.normal(size=(x[0].size, 3)) / np.sqrt(x[0].size)).astype(np.float32)
