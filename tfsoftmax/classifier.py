@@ -25,6 +25,7 @@ from tfsoftmax.preprocessing import PREPROCESSORS
 from tfsoftmax.rows import Rows, preprocess
 from tfsoftmax.sources import Source, tables
 from tfsoftmax.sources.columns import Choices, rows_of
+from tfsoftmax.sources.labels import text
 from tfsoftmax.spec import MISSING, Column
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
             rows = np.flatnonzero(weight)
             X, y, weight = X.take(rows) if table is not None else X[rows], y[rows], weight[rows]
         self.classes_, codes = np.unique(y, return_inverse=True)
-        names = [_text(value) for value in self.classes_.tolist()]
+        names = [text(value) for value in self.classes_.tolist()]
         if len(names) < 2:
             raise InputError(f"y has 1 class, {names[0]!r}: a classifier needs at least 2")
         self._columns = None if table is None else table.column_names
@@ -235,10 +236,3 @@ def _weight(values: Any, y: np.ndarray) -> np.ndarray:
     if not weight.any():
         raise InputError("sample_weight: all weights are zero, so no row is left to learn from")
     return np.asarray(weight)
-
-
-def _text(value: Any) -> str:
-    """The name of a class, as data sets have it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -9,7 +9,7 @@ has no 1 in its block: it speaks for no class.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -67,7 +67,8 @@ def column_of_feature(columns: Sequence[Column]) -> np.ndarray:
 def constants(spec: ModelSpec) -> tuple[float | np.ndarray, float | np.ndarray]:
     """Offset and scale of the features: of a table float64 ``(features,)``, else as ``spec`` has them."""
     if not spec.columns:
-        return tuple(np.asarray(value) if isinstance(value, tuple) else value for value in (spec.offset, spec.scale))  # type: ignore[return-value]
+        offset, scale = (np.asarray(v) if isinstance(v, tuple) else v for v in (spec.offset, spec.scale))
+        return offset, scale
     numbers = [column for column in spec.columns if column.kind == "number"]
     rest = spec.features[0] - len(numbers)
     return (
@@ -213,6 +214,13 @@ def _plain(value: float | np.ndarray) -> float | tuple[float, ...]:
     return tuple(value.ravel().tolist()) if isinstance(value, np.ndarray) else float(value)
 
 
+def refuse_absent(columns: Sequence[Column], names: Collection[str], what: str) -> None:
+    """Raise InputError unless all ``columns`` are among ``names``, those of the table ``what``."""
+    if absent := [column.name for column in columns if column.name not in names]:
+        more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
+        raise InputError(f"{what} has no column {shown(absent[0])}{more}; it has {shown(', '.join(names))}")
+
+
 def recode(x: np.ndarray, of: Sequence[Column], to: Sequence[Column], what: str = "the table") -> np.ndarray:
     """Raw rows of one table as raw rows of another, columns found by name and categories by value.
 
@@ -229,12 +237,7 @@ def recode(x: np.ndarray, of: Sequence[Column], to: Sequence[Column], what: str 
         InputError: a column is missing or of another kind.
     """
     places = {column.name: place for place, column in enumerate(of)}
-    if absent := [column.name for column in to if column.name not in places]:
-        raise InputError(
-            f"{what} has no column {shown(absent[0])}"
-            + (f" ({len(absent)} are missing)" if len(absent) > 1 else "")
-            + f"; it has {shown(', '.join(places))}"
-        )
+    refuse_absent(to, places, what)
     made = np.empty((len(x), len(to)), np.float32)
     for place, column in enumerate(to):
         given = of[places[column.name]]

@@ -14,7 +14,6 @@ from tfsoftmax.errors import InputError
 from tfsoftmax.spec import Column, ModelSpec
 
 _LARGEST = float(np.finfo(np.float32).max)
-_ABSENT = object()
 Value = float | int | str | bool | None  # None: missing
 
 
@@ -88,7 +87,9 @@ class Encoder:
         if isinstance(value, (str, list, dict)):
             raise InputError(f"{where}: {shown(column.name)} must be a number, got {shown(value)}")
         if abs(value) > _LARGEST:
-            raise InputError(f"{where}: {shown(column.name)} must be a number that a float32 can hold, got {value:g}")
+            raise InputError(
+                f"{where}: {shown(column.name)} must be a number that a float32 can hold, got {shown(value)}"
+            )
         return float(value)
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import made
 import numpy as np
 import pytest
 import serve
@@ -30,13 +31,9 @@ RAW = np.array([[31.5, 1, 0, 1], [np.nan, 2, 1, 0], [50, np.nan, -1, np.nan], [4
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    model = tfsoftmax.SoftmaxRegression(3)
-    model.build((None, *SPEC.features))
-    rng = np.random.default_rng(0)
-    model.set_weights([rng.normal(size=w.shape) for w in model.get_weights()])
     folder = tmp_path_factory.mktemp("served") / "people"
     labelled = np.concatenate([RAW] * 3)
-    tfsoftmax.export(model, SPEC, folder, rows=labelled, labels=np.arange(12) % 3)
+    tfsoftmax.export(made.model_of(SPEC), SPEC, folder, rows=labelled, labels=np.arange(12) % 3)
     return folder
 
 
@@ -126,6 +123,10 @@ WRONG = {
     "a word": ({"instances": [{**ROWS[0], "age": "old"}]}, "instances[0]: 'age' must be a number, got 'old'"),
     "a broken number": ({"instances": [{**ROWS[0], "shop": 1.5}]}, "instances[0]: 'shop' must be a whole number"),
     "large": ({"instances": [{**ROWS[0], "age": 1e39}]}, "'age' must be a number that a float32 can hold, got 1e+39"),
+    "beyond all floats": (
+        b'{"instances": [{"age": 1%s, "job <b>": "x", "shop": 3, "new": true}]}' % (b"0" * 400),
+        "'age' must be a number",
+    ),
     "ragged": ({"inputs": {**{k: [v] for k, v in ROWS[0].items()}, "age": [1, 2]}}, "columns of 1 and 2 rows"),
     "a list": ({"instances": [[1, 2, 3, 4]]}, "Expected `object`, got `array`"),
     "twice": (b'{"instances": [{"age": 1, "age": 2, "job <b>": "x", "shop": 3, "new": true}]}', "'age' stands twice"),

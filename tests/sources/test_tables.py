@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+import tfsoftmax
 from tfsoftmax.errors import InputError
 from tfsoftmax.sources import tables
 from tfsoftmax.sources.columns import Choices
@@ -134,8 +135,6 @@ HOSTILE = {
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile_files(tmp_path, case):
-    import tfsoftmax
-
     content, expected = HOSTILE[case]
     with pytest.raises(InputError, match=expected) as caught:
         tfsoftmax.Data(read(write(tmp_path, content)))
@@ -179,3 +178,11 @@ def test_folders_and_patterns(tmp_path):
     pd.DataFrame(ROWS).drop(columns="age").to_csv(tmp_path / "test.csv", index=False)
     with pytest.raises(InputError, match=r"the test rows of .* have no column 'age', which the training rows have"):
         tables.read_files("csv", str(tmp_path), Choices("kind"))
+
+
+def test_class_names_that_are_numbers_are_in_their_order():
+    frame = pd.DataFrame({"x": range(4), "kind": ["10", "9", "-1", "10"]})
+    arrays = tfsoftmax.Data(frame[["x"]].to_numpy(float), frame["kind"].to_numpy(str), val=0, test=1)
+    table = tfsoftmax.load(frame, label="kind", val=0, test=1)
+    assert table.classes == arrays.classes == ("-1", "9", "10")
+    np.testing.assert_array_equal(table.source.y_train, arrays.source.y_train)

@@ -113,7 +113,7 @@ class Run:
         model = self.model
         data = self.data() if data is None else data
         self._check(data)
-        test = self._rows(data.test.rows).dataset()
+        test = self._rows(data, data.test.rows).dataset()
         if split == "val" and self.config.val != "test":
             test = self._val(data)
         return figures(model, test, self.spec.classes, self._class_weights(data) if prior else None)
@@ -156,7 +156,7 @@ class Run:
         model = self.model
         data = self.data() if data is None else data
         self._check(data)
-        rows = self._rows(data.test.rows)
+        rows = self._rows(data, data.test.rows)
         if self.config.val not in ("test", 0) and not self.config.refit and self._is_of(data):
             rows = self._val(data).rows
         return export(
@@ -183,15 +183,19 @@ class Run:
                 "split 'test' can be evaluated"
             )
         val: Any = Data(data.source, **data_settings(self.config)).val
-        return self._rows(val.rows).dataset()
+        return self._rows(data, val.rows).dataset()
 
-    def _rows(self, rows: Rows) -> Rows:
-        """Rows of other data as the model takes them: of a table columns by name, categories by value."""
-        x = rows.x
+    def _rows(self, data: Data, rows: Rows) -> Rows:
+        """Rows of ``data`` as the model takes them: of a table columns by name, categories by value.
+
+        ``data`` has its rows coded by what its own training rows had, so those of a table are taken from its source.
+        """
+        x, source = rows.x, data.source
         if self.spec.columns:
-            x = recode(x, rows.spec.columns, self.spec.columns, repr(rows.spec.name))
+            raw: Any = source.x_test if rows.index is None else source.x_train[rows.index]
+            x = recode(raw, source.columns, self.spec.columns, repr(source.name))
             if self.spec.missing == "refuse":
-                refuse_missing(missing(x, self.spec.columns), len(x), repr(rows.spec.name))
+                refuse_missing(missing(x, self.spec.columns), len(x), repr(source.name))
         return Rows(x, rows.y, self.spec, self.config.batch_size, weight=rows.weight)
 
     def _check(self, data: Any) -> None:

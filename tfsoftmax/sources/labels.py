@@ -135,20 +135,27 @@ def encode(name: str, y: np.ndarray, y_test: np.ndarray | None) -> tuple[np.ndar
         )
     both = y if y_test is None else np.concatenate([y, y_test])
     values, codes = np.unique(both, return_inverse=True)
-    names = [_text(value) for value in values.tolist()]
-    if all(re.fullmatch(r"-?\d{1,18}", one, re.ASCII) for one in names):
-        order = sorted(range(len(names)), key=lambda k: (int(names[k]), names[k]))
-        place = np.empty(len(order), np.int64)
-        place[order] = np.arange(len(order))
-        names, codes = [names[k] for k in order], place[codes]
-    found = codes.astype(np.int32)
+    names, found = in_order([text(value) for value in values.tolist()], codes)
     train, test = found[: len(y)], None if y_test is None else found[len(y) :]
     check(name, train, test, names)
     return train, test, names
 
 
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def in_order(names: Sequence[str], codes: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Names that are sorted, and int32 codes into them, in numerical order if all are whole numbers."""
+    if not all(re.fullmatch(r"-?\d{1,18}", one, re.ASCII) for one in names):
+        return list(names), codes.astype(np.int32)
+    order = sorted(range(len(names)), key=lambda k: (int(names[k]), names[k]))
+    place = np.empty(len(order), np.int32)
+    place[order] = np.arange(len(order))
+    return [names[k] for k in order], place[codes]
+
+
+def text(value: Any) -> str:
+    """The name of the class that a label stands for."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def check(name: str, y: np.ndarray, y_test: np.ndarray | None, classes: Sequence[str]) -> None:

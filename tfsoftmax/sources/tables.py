@@ -225,8 +225,9 @@ def source(name: str, table: pa.Table, choices: Choices, test: pa.Table | None =
         count = len(table)
     without = {label, *choices.drop, *filter(None, (choices.group, choices.sample_weight))}
     x, columns = rows_of(repr(name), table, count, without, choices)
-    y, classes = codes_of(f"the label column {shown(label)} of {name!r}", table[label])
+    y, words = codes_of(f"the label column {shown(label)} of {name!r}", table[label])
     _complete(f"the label column {shown(label)} of {name!r}", y)
+    classes, y = labels.in_order(words, y)
     labels.check(name, y[:count], None if test is None else y[count:], classes)
     groups = None
     if choices.group is not None:
@@ -281,9 +282,7 @@ def raw_rows(
         InputError: a column is missing, or its values are of another kind.
     """
     known, names = {column.name for column in spec.columns}, table.column_names
-    if absent := [column.name for column in spec.columns if column.name not in names]:
-        more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
-        raise InputError(f"{where} has no column {shown(absent[0])}{more}; it has {_listed(table)}")
+    columns.refuse_absent(spec.columns, names, where)
     if id_column is not None and id_column not in names:
         raise InputError(f"{where} has no column {shown(id_column)}; it has {_listed(table)}")
     if extra := [name for name in names if name not in known and name != id_column]:
