@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 
+import made
 import numpy as np
 import pandas as pd
 import pyarrow.parquet
@@ -37,12 +38,8 @@ RAW = np.array([[31.5, 0, 1, 1], [np.nan, np.nan, np.nan, 0], [50, -1, -1, 1]], 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    model = tfsoftmax.SoftmaxRegression(3)
-    model.build((None, *SPEC.features))
-    rng = np.random.default_rng(0)
-    model.set_weights([rng.normal(size=w.shape) for w in model.get_weights()])
     folder = tmp_path_factory.mktemp("predicted") / "people"
-    tfsoftmax.export(model, SPEC, folder)
+    tfsoftmax.export(made.model_of(SPEC), SPEC, folder)
     return folder
 
 

@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,9 +16,6 @@ from tfsoftmax.pictures import PICTURES, picture
 from tfsoftmax.predict import conform
 from tfsoftmax.sources.idx import read_idx
 from tfsoftmax.spec import ModelSpec
-
-if TYPE_CHECKING:
-    pass
 
 
 def _picture(path: Path, spec: ModelSpec, fit: bool) -> np.ndarray:
@@ -69,7 +65,7 @@ READERS: dict[str, Callable[[Path, ModelSpec, bool], np.ndarray]] = {
 TABLES = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
 
-def named(
+def read_named(
     name: str, spec: ModelSpec, *, fit: bool = False, invert: bool = False, id_column: str | None = None
 ) -> tuple[list[str], np.ndarray]:
     """Read one file as :func:`read`; returns a name for each row, too: the file's with its place, or its id."""

@@ -40,7 +40,7 @@ def picture(
     Args:
         file: its content, in one of the formats of ``PICTURES``.
         spec: what the model takes.
-        fit: convert another colour mode or size, see :func:`read`.
+        fit: convert another colour mode or size, see :func:`tfsoftmax.inputs.read`.
         what: names the picture in errors.
         advice: names in errors what turns ``fit`` on.
         most: pixels that are not too many; ``None``: Pillow's own limit.

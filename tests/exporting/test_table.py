@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import keras
+import made
 import numpy as np
 import onnx
 import onnx.reference
@@ -59,10 +60,7 @@ def given():
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    model = tfsoftmax.SoftmaxRegression(3)
-    model.build((None, *SPEC.features))
-    rng = np.random.default_rng(0)
-    model.set_weights([rng.normal(size=w.shape) for w in model.get_weights()])
+    model = made.model_of(SPEC)
     path = tmp_path_factory.mktemp("table") / "people"
     return tfsoftmax.export(model, SPEC, path), by_hand(*model.get_weights())
 

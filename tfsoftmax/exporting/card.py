@@ -42,11 +42,11 @@ def triton(name: str, version: int, values: dict[str, Any]) -> str:
     # Triton names the classes itself where a client asks for the best of them
     many = f'dims: [ {len(spec["classes"])} ] label_filename: "{version}/assets/labels.txt"'
     shape = ", ".join(map(str, spec["shape"]))
-    inputs = [
-        f'  {{ name: "{_input(spec)}" data_type: {"TYPE_UINT8" if pictures else "TYPE_FP32"} dims: [ {shape} ] }}'
-    ]
-    if columns := spec.get("columns"):
-        types = {"string": "TYPE_STRING", "int64": "TYPE_INT64"}
+    types = {"string": "TYPE_STRING", "int64": "TYPE_INT64"}
+    if not (columns := spec.get("columns")):
+        kind = "TYPE_UINT8" if pictures else "TYPE_FP32"
+        inputs = [f'  {{ name: "{_input(spec)}" data_type: {kind} dims: [ {shape} ] }}']
+    else:
         inputs = [
             f"  {{ name: {json.dumps(column['name'], ensure_ascii=False)} "
             f"data_type: {types.get(column['dtype'], 'TYPE_FP32')} {one} }}"

@@ -59,7 +59,7 @@ def predict(body: bytes, table: Decoders) -> tuple[bool, np.ndarray]:
     by_row = request.instances is not None
     if by_row == tensors.given(request.inputs):
         raise InputError("give one of instances (rows) and inputs (columns)" + (", not both" if by_row else ""))
-    _signature(request, "serving_default")
+    tensors.check_signature(request, "serving_default")
     tensors.refuse_repeated_keys(body, -1)
     if by_row:
         return True, table.encoder.by_row(request.instances, "instances")
@@ -74,15 +74,10 @@ def examples(body: bytes, table: Decoders) -> np.ndarray:
     request: Any = tensors.decode(table.classify, body)
     if request.examples is None:
         raise InputError("classify needs examples: a list of objects")
-    _signature(request, "classify")
+    tensors.check_signature(request, "classify")
     tensors.refuse_repeated_keys(body, -1)
     common = request.context or {}
     return table.encoder.by_row([{**common, **row} for row in request.examples], "examples")
-
-
-def _signature(request: Any, name: str) -> None:
-    if request.signature_name not in (None, "", name):
-        raise InputError(f"signature {request.signature_name!r} is not there for this method; {name!r} is")
 
 
 def infer(inputs: list[Any], tail: bytes, version: Version, table: Decoders) -> np.ndarray:

@@ -206,6 +206,12 @@ def decode(decoder: msgspec.json.Decoder[Any], body: bytes | Raw, place: str = "
         raise InputError(f"the body is not JSON: {error}") from error
 
 
+def check_signature(request: Any, name: str) -> None:
+    """InputError if a request names another signature than that of its method."""
+    if request.signature_name not in (None, "", name):
+        raise InputError(f"signature {request.signature_name!r} is not there for this method; {name!r} is")
+
+
 def refuse_repeated_keys(body: bytes, keys: int) -> None:
     """InputError if an object has a key twice, which decoders silently accept.
 

@@ -60,7 +60,7 @@ def _tensors(body: bytes, version: Version, convert: Convert, effort: Effort) ->
     by_row = request.instances is not None
     if by_row == (request.inputs is not None):
         raise InputError(_ONE_OF + (", not both" if by_row else ""))
-    _signature(request, "serving_default")
+    tensors.check_signature(request, "serving_default")
     rows: Any = request.instances if by_row else request.inputs
     keys = 1 + (request.signature_name is not None)
     if type(rows) is not list:  # columns by name
@@ -84,7 +84,7 @@ def _read_large(body: bytes, version: Version, convert: Convert, effort: Effort)
     by_row = tensors.given(request.instances)
     if by_row == tensors.given(request.inputs):
         raise InputError(_ONE_OF + (", not both" if by_row else ""))
-    _signature(request, "serving_default")
+    tensors.check_signature(request, "serving_default")
     rows = request.instances if by_row else request.inputs
     place, keys = "instances" if by_row else "inputs", 1 + (request.signature_name is not None)
     if bytes(memoryview(rows)[:1]) == b"{":
@@ -131,11 +131,6 @@ def _row(row: Any, reader: tensors.Reader, version: Version, convert: Convert, e
     return reader.array([row])
 
 
-def _signature(request: Any, name: str) -> None:
-    if request.signature_name not in (None, "", name):
-        raise InputError(f"signature {request.signature_name!r} is not there for this method; {name!r} is")
-
-
 def classify(body: bytes, version: Version, convert: Convert, effort: Effort) -> Answered:
     """Answer the body of ``:classify``: for each example all classes with their probabilities."""
     raw, unseen = _classified(body, version, convert, effort)
@@ -161,7 +156,7 @@ def _examples(body: bytes, version: Version, convert: Convert, effort: Effort) -
     request = tensors.decode(version.readers[0].classify, body)
     if request.examples is None:
         raise InputError("classify needs examples: a list of objects")
-    _signature(request, "classify")
+    tensors.check_signature(request, "classify")
     tensors.refuse_repeated_keys(body, -1)
     name = version.spec.input_name
     rows: list[Any] = []

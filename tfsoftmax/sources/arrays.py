@@ -90,7 +90,7 @@ class Source:
             names = tuple(found)
             object.__setattr__(self, "y_train", y)
             object.__setattr__(self, "y_test", y_test)
-        class_names(f"data set {self.name!r}", names)
+            class_names(f"data set {self.name!r}", names)
         object.__setattr__(self, "classes", names)
         self._check_indices()
         if self.x_test is None:

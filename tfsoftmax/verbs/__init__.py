@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Callable
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,22 +17,28 @@ from tfsoftmax.errors import InputError
 DEMO = "fashion_mnist"  # the data where neither --data nor --config names any
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder that train wrote.")]
-# options of the data set
-Label = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the labels, of a table.")]
-Resize = Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Size that pictures are brought to.")]
-Group = Annotated[
-    str | None, typer.Option(metavar="COLUMN", help="Rows with the same value here stay together in a split.")
-]
-Drop = Annotated[
-    list[str] | None, typer.Option(metavar="COLUMN", help="Column of a table to leave out; once for each.")
-]
-Category = Annotated[
-    list[str] | None, typer.Option(metavar="COLUMN", help="Column of a table whose values are names; once for each.")
-]
-Number = Annotated[
-    list[str] | None, typer.Option(metavar="COLUMN", help="Column of a table whose values are numbers; once for each.")
-]
-SampleWeight = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of a table with weights of rows.")]
+# how a data set is read: an option for each of spec.OPTIONS
+_READING: dict[str, Any] = {
+    "label": Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the labels, of a table.")],
+    "resize": Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Size that pictures are brought to.")],
+    "drop": Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="Column of a table to leave out; once for each.")
+    ],
+    "category": Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Column of a table whose values are names; once for each."),
+    ],
+    "number": Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Column of a table whose values are numbers; once for each."),
+    ],
+    "group": Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Rows with the same value here stay together in a split.")
+    ],
+    "sample_weight": Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of a table with weights of rows.")
+    ],
+}
 ClassWeight = Annotated[
     str | None,
     typer.Option(metavar="balanced|FILE", help="Weights of classes: balanced, or a JSON file of weights by name."),
@@ -47,6 +56,22 @@ Test = Annotated[
     str | None,
     typer.Option(help="Test rows, or their share, drawn where the data have no test split.", show_default="0.2"),
 ]
+
+
+def reads_data(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give ``verb`` the options that say how its data set is read; it receives them as one dictionary, ``options``."""
+    own = [one for one in signature(verb, eval_str=True).parameters.values() if one.name != "options"]
+    kind = Parameter.KEYWORD_ONLY
+    added = [Parameter(name, kind, default=None, annotation=type_) for name, type_ in _READING.items()]
+    parameters = [one.replace(kind=kind) for one in (*own, *added)]
+
+    @functools.wraps(verb)
+    def with_options(**given: Any) -> None:
+        verb(options={name: given.pop(name) for name in _READING}, **given)
+
+    with_options.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {one.name: one.annotation for one in parameters}
+    return with_options
 
 
 def rows(option: str, text: str | None) -> Any:

@@ -62,7 +62,7 @@ def predict(
     spec = predictor.spec
     if id_ is not None and not spec.columns:
         raise InputError(f"--id {id_} is for tables; this model takes {spec.input_name}")
-    batches = [inputs.named(name, spec, fit=fit, invert=invert, id_column=id_) for name in files]
+    batches = [inputs.read_named(name, spec, fit=fit, invert=invert, id_column=id_) for name in files]
     found: list[outputs.Prediction] = []
     for names, raw in batches:
         _note_unseen(unseen == "refuse", names, raw, spec)

@@ -4,38 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from tfsoftmax.verbs import Category, Drop, Group, Json, Label, Number, Resize, SampleWeight
+from tfsoftmax.verbs import Json, reads_data
 
 
+@reads_data
 def inspect(
+    options: dict[str, Any],
     data: Annotated[str, typer.Argument(metavar="DATA", help="Data set; `tfsoftmax datasets` lists them.")],
-    label: Label = None,
-    resize: Resize = None,
-    group: Group = None,
-    drop: Drop = None,
-    category: Category = None,
-    number: Number = None,
-    sample_weight: SampleWeight = None,
     as_json: Json = False,
 ) -> None:
     """Show what is in a data set: columns, classes, rows that stand twice, columns that give the label away."""
     from tfsoftmax import findings, inspection, sources
 
-    source = sources.read(
-        data,
-        label=label,
-        resize=resize,
-        group=group,
-        drop=drop,
-        category=category,
-        number=number,
-        sample_weight=sample_weight,
-    )
-    found = inspection.inspect(source)
+    found = inspection.inspect(sources.read(data, **options))
     if as_json:
         print(json.dumps({**dataclasses.asdict(found), "warnings": findings.warnings(found)}))
         return

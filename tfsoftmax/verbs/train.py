@@ -12,23 +12,7 @@ import typer
 from tfsoftmax.console import tensorflow
 from tfsoftmax.errors import InputError
 from tfsoftmax.spec import OPTIONS, RunConfig
-from tfsoftmax.verbs import (
-    DEMO,
-    Category,
-    ClassWeight,
-    Drop,
-    Group,
-    Json,
-    Label,
-    Missing,
-    Number,
-    Resize,
-    SampleWeight,
-    Test,
-    Val,
-    file_name,
-    rows,
-)  # fmt: skip
+from tfsoftmax.verbs import DEMO, ClassWeight, Json, Missing, Test, Val, file_name, reads_data, rows
 from tfsoftmax.verbs import class_weight as weights_of
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(RunConfig)}
@@ -40,7 +24,9 @@ def _setting(name: str, text: str) -> Any:
     return typer.Option(help=text, show_default=str(default) if default is not None else False)
 
 
+@reads_data
 def train(
+    options: dict[str, Any],
     out: Annotated[Path | None, typer.Option(help="Run folder to write.", show_default="runs/DATA")] = None,
     data: Annotated[
         str | None, typer.Option(help="Data set; `tfsoftmax datasets` lists them.", show_default=DEMO)
@@ -52,14 +38,7 @@ def train(
         typer.Option(help="Learning rate.", show_default="0.1 for fashion_mnist, else the curvature bound"),
     ] = None,
     seed: Annotated[int | None, _setting("seed", "Of the split and of the order of the rows.")] = None,
-    label: Label = None,
-    resize: Resize = None,
-    group: Group = None,
-    drop: Drop = None,
-    category: Category = None,
-    number: Number = None,
     missing: Missing = None,
-    sample_weight: SampleWeight = None,
     class_weight: ClassWeight = None,
     test: Test = None,
     val: Val = None,
@@ -87,7 +66,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a model and write its run folder. On an unfinished one the same command goes on."""
-    given = {name: value for name, value in locals().items() if name in _DEFAULTS and value is not None}
+    given = {name: value for name, value in (locals() | options).items() if name in _DEFAULTS and value is not None}
     if class_weight is not None:
         given["class_weight"] = weights_of(class_weight)
     given |= {name: rows(f"--{name}", given[name]) for name in ("val", "test") if name in given}

@@ -11,27 +11,13 @@ import typer
 
 from tfsoftmax.console import tensorflow
 from tfsoftmax.spec import RunConfig
-from tfsoftmax.verbs import (
-    DEMO,
-    Category,
-    ClassWeight,
-    Drop,
-    Group,
-    Json,
-    Label,
-    Missing,
-    Number,
-    Resize,
-    SampleWeight,
-    Test,
-    Val,
-    file_name,
-    rows,
-)  # fmt: skip
+from tfsoftmax.verbs import DEMO, ClassWeight, Json, Missing, Test, Val, file_name, reads_data, rows
 from tfsoftmax.verbs import class_weight as weights_of
 
 
+@reads_data
 def tune(
+    options: dict[str, Any],
     out: Annotated[Path | None, typer.Option(help="Tune folder to write.", show_default="tune/DATA")] = None,
     data: Annotated[str, typer.Option(help="Data set; `tfsoftmax datasets` lists them.")] = DEMO,
     space: Annotated[
@@ -52,14 +38,7 @@ def tune(
         typer.Option(help="unit, center or standardize.", show_default="center for pictures, else standardize"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the split, of the order of the rows, and of the search.")] = 0,
-    label: Label = None,
-    resize: Resize = None,
-    group: Group = None,
-    drop: Drop = None,
-    category: Category = None,
-    number: Number = None,
     missing: Missing = None,
-    sample_weight: SampleWeight = None,
     class_weight: ClassWeight = None,
     test: Test = None,
     val: Val = None,
@@ -79,8 +58,6 @@ def tune(
     split |= {} if missing is None else {"missing": missing}
     config = RunConfig(epochs=epochs, schedule=schedule, **split)
     wanted = parse_space(space) if space else None
-    options: dict[str, Any] = {"label": label, "resize": resize, "group": group, "sample_weight": sample_weight}
-    options |= {"drop": drop, "category": category, "number": number}
     source = sources.read(data, **options)
     if preprocess is None and source.x_train.dtype == "uint8":
         preprocess = "center"
