@@ -38,7 +38,7 @@ _MODEL_2 = "/v2/models/(?P<model>[^/:]+)(?:/versions/(?P<version>[0-9]{1,19}))?"
 _PAGE = {
     "/": ("index.html", b"text/html; charset=utf-8"),
     "/page.css": ("page.css", b"text/css; charset=utf-8"),
-    "/page.js": ("page.js", b"text/javascript; charset=utf-8"),
+    **{f"/{name}": (name, b"text/javascript; charset=utf-8") for name in ("page.js", "drawing.js", "dom.js")},
     "/icon.svg": ("icon.svg", b"image/svg+xml"),
 }
 _PAGE_HEADERS = (

@@ -1,14 +1,7 @@
 // The page: gives the server an input, shows what it answers and why. Every figure comes from the server.
 
-const $ = (id) => document.getElementById(id);
-const made = (tag, attributes = {}, ...children) => {
-  const element = Object.assign(document.createElement(tag), attributes);
-  element.append(...children);
-  return element;
-};
-const percent = (p) => `${(100 * p).toFixed(1)}%`;
-const signed = (x) => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(3);
-const count = (n) => n.toLocaleString("en");
+import { $, count, made, percent, signed } from "./dom.js";
+import { setUpDrawing } from "./drawing.js";
 
 const SHOWN = 30; // classes and columns at most, the largest
 const FIELDS = 60; // numbers up to which each has a field of its own
@@ -312,91 +305,6 @@ async function give(file) {
   await again();
 }
 
-function setUpDrawing() {
-  const canvas = $("draw");
-  const sheet = made("canvas", { width: 280, height: 280 }); // the strokes, light on dark
-  const pen = sheet.getContext("2d");
-  let from = null;
-  let cursor = [140, 140];
-  const clear = () => {
-    pen.fillStyle = "#000";
-    pen.fillRect(0, 0, 280, 280);
-  };
-  const copy = () => {
-    canvas.width = canvas.height = 280;
-    canvas.getContext("2d").drawImage(sheet, 0, 0);
-  };
-  const begin = () => {
-    if (!picture && sheet.drawn) return;
-    forget();
-    $("invert").checked = false;
-    clear();
-    sheet.drawn = true;
-  };
-  const stroke = (a, b) => {
-    Object.assign(pen, { strokeStyle: "#fff", lineWidth: 22, lineCap: "round" });
-    pen.beginPath();
-    pen.moveTo(...a);
-    pen.lineTo(...b);
-    pen.stroke();
-    copy();
-  };
-  const finish = () => sheet.toBlob((blob) => guarded(() => explain(blob, "image/png", "?fit=true")), "image/png");
-  const place = (event) => {
-    const box = canvas.getBoundingClientRect();
-    return [((event.clientX - box.x) * 280) / box.width, ((event.clientY - box.y) * 280) / box.height];
-  };
-  canvas.addEventListener("pointerdown", (event) => {
-    begin();
-    canvas.setPointerCapture(event.pointerId);
-    from = place(event);
-    stroke(from, from);
-  });
-  canvas.addEventListener("pointermove", (event) => {
-    if (!from) return;
-    stroke(from, place(event));
-    from = place(event);
-  });
-  for (const name of ["pointerup", "pointercancel"])
-    canvas.addEventListener(name, () => {
-      if (from) finish();
-      from = null;
-    });
-  const steps = { ArrowLeft: [-10, 0], ArrowRight: [10, 0], ArrowUp: [0, -10], ArrowDown: [0, 10] };
-  let painting = false;
-  canvas.addEventListener("keydown", (event) => {
-    const step = steps[event.key];
-    if (step) {
-      const to = cursor.map((value, k) => Math.max(0, Math.min(280, value + step[k])));
-      if (painting) stroke(cursor, to);
-      cursor = to;
-    } else if (event.key === " ") {
-      begin();
-      painting = true;
-      stroke(cursor, cursor);
-    } else if (event.key === "Delete" || event.key === "Backspace") $("clear").click();
-    else return;
-    event.preventDefault();
-  });
-  canvas.addEventListener("keyup", (event) => {
-    if (event.key !== " ") return;
-    painting = false;
-    finish();
-  });
-  $("clear").addEventListener("click", () => {
-    forget();
-    clear();
-    copy();
-    sheet.drawn = true;
-    canvas.focus();
-  });
-  document.addEventListener("click", (event) => {
-    if (event.target.closest("#samples")) sheet.drawn = false;
-  });
-  clear();
-  copy();
-}
-
 function setUpFiles() {
   $("file").addEventListener("change", (event) => {
     const [file] = event.target.files;
@@ -452,6 +360,10 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   showTemplates();
   if (last) show();
 });
-setUpDrawing();
+setUpDrawing({
+  forget,
+  hasPicture: () => picture !== null,
+  give: (drawing) => guarded(() => explain(drawing, "image/png", "?fit=true")),
+});
 setUpFiles();
 guarded(start);
