@@ -20,13 +20,13 @@ COLUMNS = (
 )
 SPEC = ModelSpec("t", (4,), "float32", ("a", "b,", 'c"<i>'), "standardize", 0, 1, COLUMNS, "impute")
 ROWS = [
-    {"age": 31.5, "job <b>": "cook", "shop": 3, "new": True},
+    {"age": 39.1, "job <b>": "cook", "shop": 3, "new": True},
     {"age": None, "job <b>": "größe", "shop": 200, "new": False},
     {"age": 50, "job <b>": None, "shop": 77, "new": None},
     {"age": 44.25, "job <b>": "pilot", "shop": None, "new": 1},
 ]
 # the same as raw rows
-RAW = np.array([[31.5, 1, 0, 1], [np.nan, 2, 1, 0], [50, np.nan, -1, np.nan], [44.25, -1, np.nan, 1]], np.float32)
+RAW = np.array([[39.1, 1, 0, 1], [np.nan, 2, 1, 0], [50, np.nan, -1, np.nan], [44.25, -1, np.nan, 1]], np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_tensorflow_serving(server, expected):
     for inputs in (columns, ROWS):
         outputs = post(server, predict, {"inputs": inputs})["outputs"]
         same([dict(zip(outputs, row, strict=True)) for row in zip(*outputs.values(), strict=True)], expected)
-    context = {"examples": [{"age": 31.5, "job <b>": "cook"}, {**ROWS[1]}], "context": {"shop": 3, "new": True}}
+    context = {"examples": [{"age": 39.1, "job <b>": "cook"}, {**ROWS[1]}], "context": {"shop": 3, "new": True}}
     results = post(server, "/v1/models/people:classify", context)["results"]
     np.testing.assert_allclose([[p for _, p in row] for row in results], expected["probabilities"][:2], atol=1e-6)
 
@@ -87,7 +87,7 @@ def test_tritonclient(server, expected, binary):
         "new": (np.array([1, 0, np.nan, 1], np.float32), "FP32"),
         "shop": (np.array([3, 200, 77, -(2**63)]), "INT64"),
         "job <b>": (np.array(["cook", "größe", "", "pilot"], object), "BYTES"),
-        "age": (np.array([31.5, np.nan, 50, 44.25], np.float32), "FP32"),
+        "age": (np.array([39.1, np.nan, 50, 44.25], np.float32), "FP32"),
     }
     if not binary:  # JSON has no NaN
         values = {name: (array[:1], kind) for name, (array, kind) in values.items()}
@@ -114,7 +114,12 @@ def test_the_evidence_of_columns_adds_up(server, expected):
         assert sum(row["evidence"]) + row["bias"] == pytest.approx(first - second, abs=1e-5)
     card = server.get("/page/models/people")
     assert [column["name"] for column in card["columns"]] == [column.name for column in COLUMNS]
-    assert card["samples"][0]["raw"] in [*ROWS[:2], {**ROWS[2], "shop": "?"}, {**ROWS[3], "job <b>": "?", "new": True}]
+    assert card["samples"][0]["raw"] in [
+        {**ROWS[0], "age": float(np.float32(39.1))},
+        ROWS[1],
+        {**ROWS[2], "shop": "?"},
+        {**ROWS[3], "job <b>": "?", "new": True},
+    ]
 
 
 WRONG = {
@@ -159,6 +164,9 @@ def test_page(server, expected, browser):
     page.goto(server.url)
     page.wait_for_selector("#answer strong")
     assert page.locator("#features label").all_inner_texts() == [column.name for column in COLUMNS]
+    with_fraction = page.locator("#samples button", has_text="39.1, cook, 3, true").first
+    with_fraction.click()  # 39.1 is 39.0999984741… in float32
+    serve.until(lambda: page.locator("#features input").first.input_value() == "39.1")
     for field, value in zip(page.locator("#features input").all(), ("44.25", "pilot", "", "true"), strict=True):
         field.fill(value)
     page.click("#features button")

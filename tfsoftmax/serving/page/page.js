@@ -237,7 +237,13 @@ async function describe(name) {
 
 // the values of a row in the order of the columns
 const cells = (row) => (byName() ? card.columns.map(({ name }) => row[name]) : row);
-const shown = (value) => (value === null ? "" : String(value));
+const shown = (value) => (value === null ? "" : typeof value === "number" ? shortest(value) : String(value));
+
+// the fewest digits that are the same float32 to the model
+function shortest(value) {
+  const digits = [1, 2, 3, 4, 5, 6, 7, 8, 9].find((n) => Math.fround(value.toPrecision(n)) === Math.fround(value));
+  return String(Number(value.toPrecision(digits)));
+}
 
 // a field per column with its known values; many numbers go into one field, to be pasted
 function fields() {
