@@ -81,6 +81,7 @@ def test_rows_drawn_for_a_test_keep_their_places():
     source = tfsoftmax.Source("drawn", x, [0, 1, 1, 0, 0, 1], classes=PETS)
     found = inspect(source, np.array([2, 4], np.int32))
     assert found.rows == {"train": 4, "test": 2}
+    assert text(found)[0].endswith("2 classes; the test rows are drawn from all")
     assert found.duplicates == {
         "train": {"rows": 1, "differing": 0, "first": [[5, 1]]},
         "test": EMPTY,
@@ -214,7 +215,7 @@ def test_training_begins_with_the_warnings(tfsoftmax_cli, tmp_path):
     assert status == 0
     assert isinstance(json.loads(out), dict)
     lines = err.splitlines()
-    assert lines[0] == "birds: 30 training and 10 test rows of 2 columns, 2 classes"
+    assert lines[0] == ("birds: 30 training and 10 test rows of 2 columns, 2 classes; the test rows are drawn from all")
     assert lines[1].startswith("warning: 10 of the 10 test rows repeat a training row byte for byte (row ")
     assert lines[2] == "warning: column ring alone tells the label for all rows: is it known when predicting?"
     assert lines[3].startswith("epoch 1/1")

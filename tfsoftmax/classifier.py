@@ -200,7 +200,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         choices = Choices(category=tuple(self.category))
         if unknown := [name for name in choices.category if name not in table.column_names]:
             raise InputError(f"category: {where} has no column {shown(unknown[0])}")
-        return rows_of(where, table, len(table), (), choices)
+        return rows_of(where, table, len(table), (), choices)[:2]
 
     def _raw(self, X: Any) -> np.ndarray:
         """Raw rows as the model of ``spec_`` takes them."""

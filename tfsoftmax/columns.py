@@ -207,6 +207,7 @@ def spec_of(source: Source, train: np.ndarray | None, preprocess: str, on_missin
         scale=_plain(scale),
         columns=fitted,
         missing=on_missing,
+        conversion=source.conversion,
     )
 
 

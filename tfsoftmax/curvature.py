@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tfsoftmax import columns
-from tfsoftmax.spec import RunConfig
+from tfsoftmax.spec import ModelSpec, RunConfig
 
 if TYPE_CHECKING:
     from tfsoftmax.data import Data
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LR = 0.1  # the chapter's, for its data set; and of the optimizers that the curvature says nothing of
 _CHAPTER = "fashion_mnist"
+_BATCHES = 8  # whose curvature says how large a step of one batch may be
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,10 @@ class Curvature:
 
 def curvature(rows: Rows) -> Curvature:
     """The :class:`Curvature` of weighted rows, by power iteration to four digits, some thousand rows at a time."""
-    x, weight, spec = rows.x, rows.weight, rows.spec
+    return Curvature(_largest(rows.x, rows.weight, rows.spec), len(rows.spec.classes))
+
+
+def _largest(x: np.ndarray, weight: np.ndarray | None, spec: ModelSpec) -> float:
     offset, scale = (np.asarray(value, np.float32) for value in columns.constants(spec))
     vector, largest = np.ones(math.prod(spec.features) + 1, np.float32), 0.0
     for _ in range(100):
@@ -65,7 +69,7 @@ def curvature(rows: Rows) -> Curvature:
         vector, before, largest = product, largest, float(np.linalg.norm(product)) / len(x)
         if abs(largest - before) < 1e-4 * largest:
             break
-    return Curvature(largest, len(spec.classes))
+    return largest
 
 
 def learning_rate(config: RunConfig, data: Data) -> float:
@@ -76,8 +80,19 @@ def learning_rate(config: RunConfig, data: Data) -> float:
 
 
 def default_rate(rows: Rows, optimizer: str, l2: float) -> float:
-    """The curvature bound of ``rows``, to three digits; 0.1 for an optimizer other than ``sgd``."""
+    """The curvature bound of ``rows`` and of their batches, to three digits; 0.1 for an optimizer other than ``sgd``.
+
+    The loss of a batch bends more than that of all rows, several times so if it has fewer rows than features: steps as
+    large as all rows allow overshoot for each batch, and the weights end far from the optimum. So the bound is that of
+    the mean ``λmax`` of eight batches where that is larger.
+    """
     if optimizer != "sgd":
         return LR
-    # the penalty bends the loss, too
-    return float(f"{1 / (1 / curvature(rows).bound + 2 * l2):.3g}")
+    x, weight, largest = rows.x, rows.weight, curvature(rows).largest
+    if rows.batch_size < len(x):
+        order = np.random.default_rng(0).permutation(len(x))
+        batches = [order[begin : begin + rows.batch_size] for begin in range(0, len(x), rows.batch_size)][:_BATCHES]
+        of_batches = [_largest(x[batch], None if weight is None else weight[batch], rows.spec) for batch in batches]
+        largest = max(largest, float(np.mean(of_batches)))
+    bound = Curvature(largest, len(rows.spec.classes)).bound
+    return float(f"{1 / (1 / bound + 2 * l2):.3g}")  # the penalty bends the loss, too

@@ -24,9 +24,9 @@ def headline(found: Inspection) -> str:
     )
     columns = f"{len(found.columns):,} column{'s' if len(found.columns) > 1 else ''}"
     of = columns if found.columns else f"{found.dtype} {'x'.join(map(str, found.shape))}"
-    none = "; no test split" if test is None else ""
+    test_split = "; no test split" if test is None else "; the test rows are drawn from all" if found.drawn else ""
     groups = "" if found.groups is None else f" in {found.groups:,} groups"
-    return f"{_cell(found.name, 40)}: {rows}{groups} of {of}, {len(found.classes):,} classes{none}"
+    return f"{_cell(found.name, 40)}: {rows}{groups} of {of}, {len(found.classes):,} classes{test_split}"
 
 
 def warnings(found: Inspection) -> list[str]:

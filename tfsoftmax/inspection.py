@@ -29,11 +29,13 @@ class Inspection:
     Attributes:
         name: of the data set.
         rows: of each split; ``test`` is ``None`` where there is none.
+        drawn: the test rows are drawn from the training rows, of each class its share.
         shape: of a row.
         dtype: of its elements.
         columns: of a table: ``name``, ``kind``, ``dtype``, ``missing`` (of each split), ``distinct`` (values, without
             the missing one); of numbers ``min``, ``max`` and ``mean``; of categories ``frequent`` (up to 5 values with
             their counts) and ``unseen_in_test`` (rows whose value no training row has).
+        left_out: of a table: columns that are no inputs and that nobody left out, and why.
         values: of rows that are no table: ``elements``, ``min``, ``max``, ``mean``, ``constant`` (elements that are the
             same in all rows).
         constant: names of the columns with one value in all rows.
@@ -50,9 +52,11 @@ class Inspection:
 
     name: str
     rows: dict[str, int | None]
+    drawn: bool
     shape: tuple[int, ...]
     dtype: str
     columns: list[dict[str, Any]]
+    left_out: dict[str, str]
     values: dict[str, Any] | None
     constant: list[str]
     classes: list[dict[str, Any]]
@@ -97,9 +101,11 @@ def inspect(source: Source, drawn: np.ndarray | None = None) -> Inspection:
     return Inspection(
         name=source.name,
         rows={"train": len(y), "test": None if y_test is None else len(y_test)},
+        drawn=drawn is not None,
         shape=tuple(x.shape[1:]),
         dtype=str(x.dtype),
         columns=columns,
+        left_out=source.left_out,
         values=values,
         constant=[column["name"] for column in columns if column["distinct"] + (column["missing"]["train"] > 0) < 2],
         classes=classes,

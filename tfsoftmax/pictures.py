@@ -40,7 +40,7 @@ def picture(
     Args:
         file: its content, in one of the formats of ``PICTURES``.
         spec: what the model takes.
-        fit: convert another colour mode or size, see :func:`tfsoftmax.inputs.read`.
+        fit: convert another colour mode or size, see :func:`tfsoftmax.inputs.read`, even where training did not.
         what: names the picture in errors.
         advice: names in errors what turns ``fit`` on.
         most: pixels that are not too many; ``None``: Pillow's own limit.
@@ -54,8 +54,10 @@ def picture(
     height, width = spec.shape[:2]
     with refused(what):
         image = upright(file, what, most)
-        if fit:
-            image = fitted(converted(image, mode, what), (width, height))
+        if fit or spec.conversion != "none":
+            image = converted(image, mode, what)
+        if fit or spec.conversion == "size":
+            image = fitted(image, (width, height))
     if image.mode != mode or image.size != (width, height):
         raise InputError(
             f"{what} is {image.mode} {image.width}x{image.height}, the model takes {mode} {width}x{height}; "

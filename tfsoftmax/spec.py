@@ -47,6 +47,7 @@ class _Json:
 
 KINDS = {"number": ("float32", "bool"), "category": ("string", "int64")}  # kind of a column -> types that it may have
 MISSING = ("refuse", "impute")
+CONVERSIONS = ("none", "mode", "size")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +116,8 @@ class ModelSpec(_Json):
         columns: of a table, whose raw rows are float32 ``(len(columns),)``; else empty.
         missing: of a table: missing values are refused (``"refuse"``), or stand for the ``fill`` of their column and
             no category, with a feature of their own where training had some (``"impute"``).
+        conversion: what training did to picture files, and answers do: bring the colours to one mode (``"mode"``),
+            crop and resize them too (``"size"``), or nothing (``"none"``: rows were no picture files).
 
     Raises:
         InputError: a field of another type or out of range.
@@ -129,6 +132,7 @@ class ModelSpec(_Json):
     scale: float | tuple[float, ...]
     columns: tuple[Column, ...] = ()
     missing: str = "refuse"
+    conversion: str = "none"
 
     def __post_init__(self) -> None:
         from tfsoftmax.preprocessing import PREPROCESSORS
@@ -141,6 +145,7 @@ class ModelSpec(_Json):
         object.__setattr__(self, "columns", tuple(made))
         typed_fields(self)
         one_of("missing", self.missing, MISSING)
+        one_of("conversion", self.conversion, CONVERSIONS)
         if not self.shape or min(self.shape) < 1:
             raise InputError(f"shape must be whole numbers of at least 1, got {shown(self.shape)}")
         one_of("dtype", self.dtype, ("uint8", "float32"))
@@ -171,10 +176,12 @@ class ModelSpec(_Json):
             raise InputError("no column has a value that training saw: nothing is left to learn from")
 
     def to_json(self) -> str:
-        """As of every setting; a spec that is not of a table says nothing of columns."""
+        """As of every setting; a spec that is not of a table says nothing of columns, nor one without of conversion."""
         values = dataclasses.asdict(self)
         if not self.columns:
             del values["columns"], values["missing"]
+        if self.conversion == "none":
+            del values["conversion"]
         return json.dumps(values, indent=1) + "\n"
 
     @property

@@ -160,6 +160,33 @@ def test_the_whole_way(folder, tmp_path, tfsoftmax_cli, caplog):
     assert json.loads((run / "config.json").read_text())["resize"] == "4x4"
     assert tfsoftmax_cli("evaluate", run, "--json")[0] == 0
     assert tfsoftmax_cli("export", run, "--to", tmp_path / "export")[0] == 0
-    status, out, _ = tfsoftmax_cli("predict", tmp_path / "export", folder / "2" / "bright0.png", "--fit", "--json")
+    status, out, _ = tfsoftmax_cli("predict", tmp_path / "export", folder / "2" / "bright0.png", "--json")
     assert status == 0
     assert json.loads(out)["predictions"][0]["label"] == "2"
+
+
+@pytest.mark.parametrize(("resize", "size"), [(None, (6, 5)), ("4x4", (9, 9))])
+def test_answers_convert_as_training_did(folder, resize, size):
+    """The colour mode always, the size if training resized; other sizes are refused."""
+    spec = tfsoftmax.load(f"pictures:{folder}", resize=resize, batch_size=4).spec
+    clear = Image.fromarray(RNG.integers(0, 256, (size[1], size[0], 4)).astype(np.uint8), "RGBA")
+    write(folder, ["2/clear.png"], clear)
+    in_colour = sources.read(folder, **({"resize": resize} if resize else {})).x_train[6]
+    content = io.BytesIO((folder / "2" / "clear.png").read_bytes())
+    got = pictures.picture(content, spec, False, "it")
+    white = Image.alpha_composite(Image.new("RGBA", size, "white"), clear)
+    assert in_colour.shape == (*spec.shape, 3)
+    if resize is None:
+        np.testing.assert_array_equal(got, np.asarray(white.convert("L")))
+        with pytest.raises(InputError, match="it is L 3x3, the model takes L 6x5; --fit converts and crops it"):
+            pictures.picture(encoded(grey(size=(3, 3))), spec, False, "it")
+    else:
+        np.testing.assert_array_equal(got, np.asarray(white.convert("L").resize((4, 4), Image.Resampling.LANCZOS)))
+    assert tfsoftmax.ModelSpec.from_dict(json.loads(spec.to_json()), "the spec") == spec
+
+
+def encoded(image):
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    file.seek(0)
+    return file

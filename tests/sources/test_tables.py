@@ -11,6 +11,7 @@ import pytest
 
 import tfsoftmax
 from tfsoftmax.errors import InputError
+from tfsoftmax.inspection import inspect
 from tfsoftmax.sources import tables
 from tfsoftmax.sources.columns import Choices
 
@@ -96,6 +97,7 @@ def test_what_is_left_out_is_said(tmp_path, caplog):
         "'t': column 'same' is left out: all its values are 7 (--category keeps it)",
         "'t': column 'none' is left out: all its values are missing",
     ]
+    assert list(inspect(source).left_out.items())[3] == ("none", "all its values are missing")
     kept = tables.source("t", table, Choices(drop=("day", "none"), category=("id", "same")), table)
     assert [len(column.values) for column in kept.columns] == [30, 1, 0]
 

@@ -39,6 +39,8 @@ class Source:
         weights: of the training rows in the loss and in figures, numbers of at least 0, ``(rows,)``; ``None``: 1.
         weights_test: of the test rows in figures.
         val_rows: which of the training rows are a validation split of the source's own, whole numbers; else ``None``.
+        conversion: of picture files, see :class:`tfsoftmax.ModelSpec`.
+        left_out: of a table: columns that are no inputs and that nobody left out, with the reason.
 
     Attributes:
         origin: the name that :func:`tfsoftmax.load` read these rows by; ``None``: they were made in Python.
@@ -61,6 +63,8 @@ class Source:
     val_rows: np.ndarray | None = None
     weights: np.ndarray | None = None
     weights_test: np.ndarray | None = None
+    conversion: str = "none"
+    left_out: dict[str, str] = dataclasses.field(default_factory=dict)
     origin: str | None = dataclasses.field(default=None, init=False)
     options: dict[str, Any] = dataclasses.field(default_factory=dict, init=False)
 

@@ -43,8 +43,9 @@ class Choices:
 
 def rows_of(
     where: str, table: pa.Table, train: int, without: Iterable[str], choices: Choices
-) -> tuple[np.ndarray, tuple[Column, ...]]:
-    """Raw rows float32 ``(rows, columns)``, NaN where a value is missing, and their columns with all values.
+) -> tuple[np.ndarray, tuple[Column, ...], dict[str, str]]:
+    """Raw rows float32 ``(rows, columns)``, NaN where a value is missing, their columns with all values, and which
+    columns are left out and why.
 
     Columns that say nothing to a linear model are left out, with a line for each: dates, words of which most differ,
     one value alone. Columns that ``choices`` name are kept.
@@ -70,13 +71,14 @@ def rows_of(
                 f"{where} has the list column {shown(lists[0])} and others ({shown(', '.join(others))}): an embedding "
                 f"stands alone; --drop one or the other"
             )
-        return _embedding(where, lists[0], table[lists[0]]), ()
-    made, columns = [], []
+        return _embedding(where, lists[0], table[lists[0]]), (), {}
+    made, columns, left_out = [], [], {}
     for name in names:
         asked = "category" if name in choices.category else "number" if name in choices.number else ""
         array = _whole(table[name])
         if not asked and (why := _useless(array[:train])):
             _log.warning("%s: column %s is left out: %s", where, shown(name), why)
+            left_out[name] = why
             continue
         values, column = read_column(f"{where}: column {shown(name)}", name, array, asked)
         made.append(values)
@@ -86,7 +88,7 @@ def rows_of(
     x = empty_aligned((len(table), len(columns)), np.float32)
     for place, values in enumerate(made):
         x[:, place] = values
-    return x, tuple(columns)
+    return x, tuple(columns), left_out
 
 
 def _whole(array: pa.Array | pa.ChunkedArray) -> pa.Array:

@@ -55,7 +55,8 @@ def folder(path: str, resize: str | None = None) -> Source:
     count = counts["train"] + counts["val"]
     x_test, y_test = (x[count:], y[count:]) if counts["test"] else (None, None)
     val_rows = np.arange(counts["train"], count) if counts["val"] else None
-    return Source(where.resolve().name, x[:count], y[:count], x_test, y_test, val_rows=val_rows)
+    conversion = "mode" if size is None else "size"
+    return Source(where.resolve().name, x[:count], y[:count], x_test, y_test, val_rows=val_rows, conversion=conversion)
 
 
 def _folders(where: Path) -> list[Path]:

@@ -224,7 +224,7 @@ def source(name: str, table: pa.Table, choices: Choices, test: pa.Table | None =
     else:
         count = len(table)
     without = {label, *choices.drop, *filter(None, (choices.group, choices.sample_weight))}
-    x, columns = rows_of(repr(name), table, count, without, choices)
+    x, columns, left_out = rows_of(repr(name), table, count, without, choices)
     y, words = codes_of(f"the label column {shown(label)} of {name!r}", table[label])
     _complete(f"the label column {shown(label)} of {name!r}", y)
     classes, y = labels.in_order(words, y)
@@ -243,6 +243,7 @@ def source(name: str, table: pa.Table, choices: Choices, test: pa.Table | None =
         *(classes, columns, groups),
         weights=None if weights is None else weights[:count],
         weights_test=None if weights is None or test is None else weights[count:],
+        left_out=left_out,
     )
 
 
