@@ -9,6 +9,7 @@ import serve
 from conftest import CLASSES
 from PIL import Image
 
+import tfsoftmax
 from tfsoftmax.exporting.reference import Reference
 
 pytestmark = pytest.mark.browser
@@ -251,3 +252,23 @@ def test_any_width_and_both_schemes(open_page, tmp_path, width, scheme):
         page.wait_for_selector("#samples button:nth-child(3)[aria-pressed=true]")
     picture = page.screenshot(full_page=True, path=tmp_path / "page.png")  # kept by pytest, to be looked at
     assert len(np.unique(np.asarray(Image.open(io.BytesIO(picture)).convert("L")))) > 20
+
+
+def test_names_of_any_length_and_direction(open_page, tmp_path):
+    """They keep inside the page at any width, and turn nothing but themselves."""
+    names = ("<b>bold</b>", "left \u202eright", "L" * 1000)
+    spec = tfsoftmax.ModelSpec("odd", (2,), "float32", names, "unit", 0.0, 1.0)
+    kernel, bias = np.array([[3, 2, 0], [0, 1, 9]], np.float32), np.zeros(3, np.float32)
+    serve.write_version(tmp_path / "odd", 1, spec, kernel, bias)
+    with serve.Server(tmp_path) as running:
+        for width in (1200, 400):
+            page = open_page(running.url, width=width, wait="#features input")
+            page.locator("#features input").first.fill("1")
+            page.click("#features button")
+            settled(page, "<b>bold</b>")
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.locator("#answer bdi").all_inner_texts() == [names[1]]  # whose direction ends with it
+            page.locator("#features input").last.fill("1")
+            page.click("#features button")
+            settled(page, names[2])
+            assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -1,6 +1,6 @@
 // The page: gives the server an input, shows what it answers and why. Every figure comes from the server.
 
-import { $, count, made, percent, signed } from "./dom.js";
+import { $, count, isolated, made, percent, signed } from "./dom.js";
 import { setUpDrawing } from "./drawing.js";
 
 const SHOWN = 30; // classes and columns at most, the largest
@@ -104,9 +104,8 @@ function show() {
   if (!isPicture()) fill(last.input);
   const top = last.probabilities[first];
   const truth = document.querySelector("#samples [aria-pressed=true]")?.title;
-  const judged = truth ? `; the sample is labelled ${truth}` : "";
-  const then = `${percent(top)}, then ${last.runner_up}${judged}`;
-  $("answer").replaceChildren(made("strong", { textContent: last.label }), then);
+  const judged = truth ? ["; the sample is labelled ", isolated(truth)] : [];
+  $("answer").replaceChildren(made("strong", { textContent: last.label }), `${percent(top)}, then `, isolated(last.runner_up), ...judged);
   const ranked = card.classes.map((_, k) => k).sort((a, b) => last.probabilities[b] - last.probabilities[a]);
   $("bars").replaceChildren(
     ...ranked.slice(0, SHOWN).map((k) => {
@@ -118,10 +117,11 @@ function show() {
   $("rest").textContent = ranked.length > SHOWN ? `and ${count(ranked.length - SHOWN)} classes more` : "";
   if (byName()) showColumns();
   else paintSigned($("evidence"), last.evidence, last.input);
-  $("why").textContent = `Each ${byName() ? "column" : "element"} speaks for ${last.label} or for ${last.runner_up}; together they decide.`;
+  $("why").replaceChildren(`Each ${byName() ? "column" : "element"} speaks for `, isolated(last.label), " or for ",
+    isolated(last.runner_up), "; together they decide.");
   $("evidence").setAttribute("aria-label", `Evidence for ${last.label} against ${last.runner_up}: ${signed(last.total)} in all`);
   $("for").textContent = last.label;
-  $("against").textContent = last.runner_up;
+  $("against").textContent = isolated(last.runner_up);
   for (const name of ["total", "bias", "margin"]) $(name).textContent = signed(last[name]);
   $("legend").hidden = $("sum").hidden = false;
   [...$("templates").children].forEach((figure, k) => {
@@ -160,7 +160,7 @@ function showCard() {
   const parts = [];
   const splits = ["val", "test"].filter((split) => metrics?.[split]);
   if (splits.length)
-    parts.push(table(`Trained on ${card.data}, pixels: ${card.preprocess}`, ["split", "accuracy", "95 % interval", "loss", "rows"],
+    parts.push(table(`Preprocessing ${card.preprocess}, trained on ${card.data}`, ["split", "accuracy", "95 % interval", "loss", "rows"],
       splits.map((split) => {
         const { accuracy, accuracy_95: [low, high], loss, rows } = metrics[split];
         return [split, percent(accuracy), `${percent(low)} to ${percent(high)}`, loss.toFixed(4), count(rows)];
@@ -196,7 +196,7 @@ function showSamples() {
   $("samples").replaceChildren(
     ...card.samples.map(({ raw, label }, i) => {
       const button = made("button", { type: "button" });
-      if (words) button.textContent = `${label}: ${cells(raw).slice(0, 8).map(shown).join(", ")}`;
+      if (words) button.append(isolated(label), ": ", ...cells(raw).slice(0, 8).flatMap((value, k) => [k ? ", " : "", isolated(shown(value))]));
       else {
         const canvas = made("canvas");
         paintRaw(canvas, raw);
@@ -253,7 +253,7 @@ function fields() {
       const field = made("input", number ? { type: "text", inputMode: "decimal" } : { type: "text", autocomplete: "off" });
       const list = made("datalist", { id: `values-${k}` }, ...column.values.slice(0, 1000).map((value) => made("option", { value })));
       field.setAttribute("list", list.id);
-      return made("label", { textContent: column.name, title: column.name }, field, list);
+      return made("label", { title: column.name }, made("span", { textContent: column.name }), field, list);
     });
   if (card.shape[0] > FIELDS)
     return [made("label", { className: "paste", textContent: `${count(card.shape[0])} numbers, separated by commas or spaces` },
