@@ -78,6 +78,7 @@ def test_public_names():
         "accelerate",
         "export",
         "load",
+        "solve",
         "train",
         "verify",
     ]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; the table below is what
     from tfsoftmax.exporting.verify import verify as verify
     from tfsoftmax.fitting.epochs import accelerate as accelerate
     from tfsoftmax.fitting.resume import Resume as Resume
+    from tfsoftmax.fitting.solver import solve as solve
     from tfsoftmax.model import SoftmaxRegression as SoftmaxRegression
     from tfsoftmax.predict import Predictor as Predictor
     from tfsoftmax.rows import Rows as Rows
@@ -41,6 +42,7 @@ _PUBLIC = {
     "SoftmaxRegression": "model",
     "accelerate": "fitting.epochs",
     "Resume": "fitting.resume",
+    "solve": "fitting.solver",
     "Run": "runs.run",
     "train": "runs.training",
     "export": "export",

@@ -22,7 +22,19 @@ import tfsoftmax
 
 PICTURES = CHECKOUT / "tests" / "pictures"
 # a reader goes through them in this order, in one folder
-ORDER = ["README", "data", "classifier", "training", "tuning", "exports", "speed", "serving", "scaling", "decisions"]
+ORDER = [
+    "README",
+    "data",
+    "classifier",
+    "training",
+    "tuning",
+    "optimum",
+    "exports",
+    "speed",
+    "serving",
+    "scaling",
+    "decisions",
+]
 # document and first words of a block -> why it cannot run here
 CANNOT_RUN = {
     ("README", "scripts/demo"): "makes an environment of its own; its commands are those of the README, which run",

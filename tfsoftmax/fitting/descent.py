@@ -1,0 +1,157 @@
+"""Descent: one lane of the solver, L-BFGS in coordinates in which the rows are white. NumPy only."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+_MEMORY = 10  # pairs of steps and changes of the gradient
+_NOISE = {"float32": 2e-7, "float64": 4e-16}  # of a loss, as a share of it
+_REST = 5  # steps after an attempt at the end that failed
+_PATIENCE = 12  # steps that together lower the loss by less than that, until the precision is found to be the limit
+
+
+class Whitening:
+    """The inverse of ``a * gram + penalty`` for any penalty, from one eigendecomposition.
+
+    Near zero weights the Hessian of each class is ``a * gram + penalty`` with ``a = (1 - 1/C) / C``.
+
+    Attributes:
+        deviation: of each feature, and 1 for the bias: ``(F + 1, 1)``.
+    """
+
+    def __init__(self, gram: np.ndarray, classes: int):
+        self.share = (1 - 1 / classes) / classes
+        self._vectors: np.ndarray | None = None
+        values = gram
+        if gram.ndim == 2:
+            values, self._vectors = np.linalg.eigh(gram)
+        squares = gram.diagonal() if gram.ndim == 2 else gram
+        self.deviation = np.sqrt(np.append(squares, 1.0))[:, None]
+        top = max(float(values.max()), 1e-300)
+        self.curvature = self.share * np.maximum(values, 0.0)
+        self.least = 1e-9 * self.share * top  # without penalty
+
+    def __call__(self, point: np.ndarray, penalty: float) -> np.ndarray:
+        """Of kernel and bias ``(F + 1, C)``."""
+        made = np.empty_like(point)
+        scale = (self.curvature + max(penalty, self.least))[:, None]
+        kernel = point[:-1]
+        made[:-1] = kernel / scale if self._vectors is None else self._vectors @ ((self._vectors.T @ kernel) / scale)
+        made[-1] = point[-1] / self.share
+        return made
+
+
+class Descent:
+    """One lane: where it is, and where it wants the loss next.
+
+    Args:
+        penalty: of half the squared kernel; at least 0.
+        start: kernel and, in the last row, bias: float64 ``(F + 1, C)``.
+        whitening: of the rows.
+        tol: the gap wanted.
+        tilt: what the squared gradient by the bias adds to the gap, about.
+
+    Attributes:
+        point: the best point so far.
+        trial: where loss and gradient are wanted.
+        slope: norm of the gradient at ``point``, by kernel and by bias.
+        stuck: this precision shows no lower loss.
+    """
+
+    def __init__(self, penalty: float, start: np.ndarray, whitening: Whitening, tol: float, tilt: float):
+        self.penalty, self.whitening, self.tol, self.tilt = penalty, whitening, tol, tilt
+        self.point = self.trial = start
+        self.slope = np.inf, np.inf
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the loss: what follows is of another precision."""
+        self.value, self.gradient, self.trial = np.inf, np.zeros_like(self.point), self.point
+        self.pairs: deque[tuple[np.ndarray, np.ndarray, float]] = deque(maxlen=_MEMORY)
+        self.stuck, self._begun, self._fails, self._rest = False, False, 0, 0
+        self._values: deque[float] = deque(maxlen=_PATIENCE)
+
+    def take(self, loss: float, kernel: np.ndarray, bias: np.ndarray, precision: str) -> None:
+        """Take the loss at ``trial``, without penalty, and its gradient; choose the next ``trial``."""
+        gradient = np.vstack([kernel + self.penalty * self.trial[:-1], bias])
+        value = loss + self.penalty / 2 * float((self.trial[:-1] ** 2).sum())
+        if not self._begun:
+            self._begun = True
+            self._accept(value, gradient, 0.0)
+            return
+        along = float((gradient * self._way).sum()) if np.isfinite(value) else np.inf
+        noise = _NOISE[precision] * max(abs(self.value), abs(value))
+        lower = value <= self.value + min(0.0, 1e-4 * self._step * self._down)
+        # a convex function that still falls along the way, or hardly rises, is lower there, whatever rounding says
+        flat = abs(value - self.value) <= noise and along <= 0.5 * -self._down
+        if lower or flat:
+            step, change = self.trial - self.point, gradient - self.gradient
+            curved = float((step * change).sum())
+            if curved > 1e-14 * float(np.sqrt((step**2).sum() * (change**2).sum())):
+                self.pairs.append((step, change, 1 / curved))
+            self._accept(value, gradient, noise)
+            return
+        if self._ending:
+            self._aim()
+            return
+        shorter = self._down / (self._down - along) if np.isfinite(along) else 0.1
+        self._fails += 1
+        if self._fails > 12:
+            if not self.pairs:
+                self.stuck = True
+                return
+            self.pairs.clear()
+            self._aim()
+            return
+        self._step *= min(0.5, max(0.1, shorter))
+        self.trial = self.point + self._step * self._way
+
+    def _accept(self, value: float, gradient: np.ndarray, noise: float) -> None:
+        self.point, self.value, self.gradient = self.trial, value, gradient
+        self.slope = float(np.linalg.norm(gradient[:-1])), float(np.linalg.norm(gradient[-1]))
+        full = len(self._values) == _PATIENCE
+        self.stuck = (full and self._values[0] - value <= noise) or not any(self.slope)
+        self._values.append(value)
+        if not self.stuck and not self._attempt():
+            self._aim()
+
+    def _attempt(self) -> bool:
+        """Whether ``trial`` is now a point whose gap is small enough, as far as the last changes of the gradient tell.
+
+        The steps of L-BFGS overshoot here and there, and the gradient with them; the mean of the last points that has
+        the smallest gradient, were the loss quadratic, is closer to the end than any of them (as residual smoothing of
+        conjugate gradients; Zhou and Walker, 1994).
+        """
+        self._rest -= 1
+        if self.penalty == 0 or len(self.pairs) < 3 or self._rest > 0:
+            return False
+        weight = np.full((len(self.gradient), 1), np.sqrt(1 / (2 * self.penalty)))
+        weight[-1] = np.sqrt(self.tilt)
+        gradient = (self.gradient * weight).ravel()
+        changes = np.stack([(change * weight).ravel() for _, change, _ in self.pairs])
+        shares = np.linalg.lstsq(changes @ changes.T, changes @ gradient, rcond=1e-12)[0]
+        if ((gradient - shares @ changes) ** 2).sum() > 0.5 * self.tol:
+            return False
+        self._rest, self._ending, self._step, self._fails = _REST, True, 1.0, 0
+        self._way = -sum(share * step for share, (step, _, _) in zip(shares, self.pairs, strict=True))
+        self._down = float((self.gradient * self._way).sum())
+        self.trial = self.point + self._way
+        return True
+
+    def _aim(self) -> None:
+        """The next way, and a whole step of it."""
+        way, shares = self.gradient.copy(), []
+        for step, change, inverse in reversed(self.pairs):
+            shares.append(inverse * float((step * way).sum()))
+            way -= shares[-1] * change
+        white = self.whitening(way, self.penalty)
+        if self.pairs:
+            _, change, inverse = self.pairs[-1]
+            white /= inverse * float((change * self.whitening(change, self.penalty)).sum())
+        for (step, change, inverse), share in zip(self.pairs, reversed(shares), strict=True):
+            white += step * (share - inverse * float((change * white).sum()))
+        self._way, self._ending, self._step, self._fails = -white, False, 1.0, 0
+        self._down = float((self.gradient * self._way).sum())
+        self.trial = self.point + self._way
