@@ -16,7 +16,6 @@ import tensorflow as tf
 import tfsoftmax
 
 OPTIMIZERS = {
-    "sgd": lambda: keras.optimizers.SGD(0.3),
     "momentum": lambda: keras.optimizers.SGD(0.1, momentum=0.9),
     "adam": lambda: keras.optimizers.Adam(0.05),
 }

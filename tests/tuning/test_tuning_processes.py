@@ -1,16 +1,14 @@
 """Searches of several processes, and searches that are killed."""
 
-import contextlib
 import csv
 import io
 import json
-import os
 import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+import serve
+from forked import Program
 
 WORKER = """
 import sys, time
@@ -39,17 +37,12 @@ def test_chief_and_workers_of_which_one_dies(tmp_path):
         port = free.getsockname()[1]
 
     def start(name, slow):
-        environment = {
-            **os.environ,
-            "KERASTUNER_TUNER_ID": name,
-            "KERASTUNER_ORACLE_IP": "127.0.0.1",
-            "KERASTUNER_ORACLE_PORT": str(port),
-            "PYTHONPATH": os.pathsep.join(
-                [os.path.dirname(os.path.dirname(__file__)), os.environ.get("PYTHONPATH", "")]
-            ),
-        }
-        return subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(tmp_path), str(slow)], env=environment, stdout=subprocess.PIPE, text=True
+        return Program(
+            *("-c", WORKER, tmp_path, slow),
+            log=tmp_path / name,
+            KERASTUNER_TUNER_ID=name,
+            KERASTUNER_ORACLE_IP="127.0.0.1",
+            KERASTUNER_ORACLE_PORT=str(port),
         )
 
     started = []
@@ -57,16 +50,14 @@ def test_chief_and_workers_of_which_one_dies(tmp_path):
         for name, slow in (("chief", 0), ("worker0", 0.2), ("worker1", 60)):
             started.append(start(name, slow))
         chief, lives, dies = started
-        assert dies.stdout.readline() == "training\n"
+        serve.until(lambda: "training\n" in (tmp_path / "worker1").read_text(), 120)
         dies.kill()
-        lives.communicate(timeout=120)
-        assert lives.returncode == 0
-        chief.communicate(timeout=60)
-        assert chief.returncode == 0
+        assert lives.wait(120) == 0
+        assert chief.wait(60) == 0
     finally:
         for process in started:
             process.kill()
-            process.communicate()
+            process.wait()
     trials = [json.loads(file.read_text()) for file in tmp_path.glob("shared/trial_*/trial.json")]
     assert [trial["status"] for trial in trials] == ["COMPLETED"] * 8
     assert all((tmp_path / f"shared/trial_{trial['trial_id']}/checkpoint.weights.h5").exists() for trial in trials)
@@ -75,17 +66,14 @@ def test_chief_and_workers_of_which_one_dies(tmp_path):
 @pytest.mark.slow
 def test_killed_at_random(idx_folder, tmp_path):
     def search(name, seconds=None):
-        command = [sys.executable, "-c", "from tfsoftmax.cli import main; main()"]
-        command += ["tune", "--data", f"idx:{idx_folder}", "--epochs", "40"]
-        command += ["--trials", "6", "--lanes", "2", "--out", tmp_path / name]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.wait(seconds)
+        command = ["tune", "--data", f"idx:{idx_folder}", "--epochs", 40, "--trials", 6, "--lanes", 2]
+        process = Program("-c", "from tfsoftmax.cli import main; main()", *command, "--out", tmp_path / name)
+        process.wait(seconds)
         process.kill()
         return process.wait()
 
     assert search("undisturbed") == 0
-    for seconds in np.random.default_rng(0).uniform(4, 9, 2):
+    for seconds in np.random.default_rng(0).uniform(1, 6, 2):
         search("killed", seconds)
     assert search("killed") == 0
     rows = [
