@@ -13,24 +13,20 @@ import tfsoftmax
 import tuning
 from tfsoftmax.errors import WorkerLost
 from tfsoftmax.runs import log
+from tuning import table
 
 HIDE, SHOW = b"\x1b[?25l", b"\x1b[?25h"
 
 
 @contextlib.contextmanager
-def terminal(interrupt=False):
-    """For the block, standard error is a pseudo-terminal; after it, the bytes that it was sent are in the list.
-
-    With ``interrupt``, Ctrl-C comes as soon as figures are shown.
-    """
+def terminal():
+    """For the block, standard error is a pseudo-terminal; yields the bytes that it is sent, all of them at the end."""
     master, slave = os.openpty()
-    before, seen, written = sys.stderr, bytearray(), []
+    before, seen = sys.stderr, bytearray()
 
     def read():
         try:
             while text := os.read(master, 65536):
-                if interrupt and b"loss" in text and b"loss" not in seen:
-                    os.kill(os.getpid(), signal.SIGINT)
                 seen.extend(text)
         except OSError:  # nobody writes any more
             os.close(master)
@@ -40,18 +36,16 @@ def terminal(interrupt=False):
     with open(slave, "w") as sys.stderr:  # not by a fixture: pytest sets it again before each test
         stderr = sys.stderr
         try:
-            yield written
+            yield seen
             assert sys.stderr is stderr, "it is no longer redirected"
         finally:
             sys.stderr = before
     reader.join(10)
-    written.append(bytes(seen))
 
 
-def assert_shown_again(written):
-    (written,) = written
-    assert HIDE in written
-    assert written.rindex(SHOW) > written.rindex(HIDE)
+def assert_shown_again(seen):
+    assert HIDE in seen
+    assert seen.rindex(SHOW) > seen.rindex(HIDE)
 
 
 @pytest.fixture
@@ -74,16 +68,37 @@ def search(data, out, epochs):
 
 @pytest.mark.parametrize("run", [train, search])
 def test_a_run_that_ends_well(data, tmp_path, terminal_type, run):
-    with terminal() as written:
+    with terminal() as seen:
         run(data, tmp_path / "out", 2)
-    assert_shown_again(written)
+    assert_shown_again(seen)
 
 
-@pytest.mark.parametrize("run", [train, search])
-def test_control_c(data, tmp_path, terminal_type, run):
-    with terminal(interrupt=True) as written, pytest.raises(KeyboardInterrupt):
+@pytest.fixture
+def sigint():
+    """Ctrl-C raises KeyboardInterrupt, also where the tests run in the background of a shell that ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    ("run", "owner", "name"),
+    [(train, log.Log, "on_epoch_end"), (search, table.LiveTable, "epoch")],
+    ids=["train", "search"],
+)
+def test_control_c(data, tmp_path, terminal_type, sigint, monkeypatch, run, owner, name):
+    """After an epoch whose figures are shown: of an interrupt amid a finalizer Python would only print that it came."""
+    ended = getattr(owner, name)
+
+    def interrupted(*arguments):
+        ended(*arguments)
+        if b"loss" in seen:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(owner, name, interrupted)
+    with terminal() as seen, pytest.raises(KeyboardInterrupt):
         run(data, tmp_path / "out", 10**6)
-    assert_shown_again(written)
+    assert_shown_again(seen)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +114,6 @@ def test_a_failure_while_training(data, tmp_path, terminal_type, monkeypatch, fa
         raise failure
 
     monkeypatch.setattr(log, "write_csv", fail)
-    with terminal() as written, pytest.raises(raised):
+    with terminal() as seen, pytest.raises(raised):
         train(data, tmp_path / "out", 3)
-    assert_shown_again(written)
+    assert_shown_again(seen)

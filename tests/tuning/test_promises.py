@@ -108,7 +108,7 @@ def test_other_compile_settings_are_trained_alone(data, fit_kwargs, tmp_path, ca
     tuner.search(**fit_kwargs)
     assert "trained alone" in caplog.text
     plain = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(3, kernel_initializer="zeros")])
-    plain.compile(keras.optimizers.SGD(0.01), **COMPILED[kind]())
+    plain.compile(keras.optimizers.SGD(0.01), **COMPILED[kind]() | {"run_eagerly": True})
     expected = plain.fit(**fit_kwargs, shuffle=False).history
     (trial,) = tuner.oracle.trials.values()
     best = int(np.argmin(expected["val_loss"]))
@@ -308,7 +308,7 @@ def test_hyperparameters_first_met_in_fit(data, fit_kwargs, tmp_path):
             return super().fit(hp, model, *args, **kwargs)
 
     def values(base):
-        oracle = keras_tuner.oracles.RandomSearchOracle("val_loss", max_trials=5, seed=4)
+        oracle = keras_tuner.oracles.RandomSearchOracle("val_loss", max_trials=3, seed=4)
         tuner = base(oracle, Longer(data, space=SPACE), directory=tmp_path, project_name=base.__name__)
         tuner.search(**fit_kwargs)
         return {name: trial.hyperparameters.values for name, trial in oracle.trials.items()}
