@@ -24,8 +24,8 @@ settings.load_profile("seeded")
 
 SHAPE, CLASSES, ROWS, TEST_ROWS = (6, 5), ("round", "square", "flat"), 230, 50
 
-# folders whose files take a minute or more: where they come last, one core waits for the other
-FIRST = ("installation", "fitting", "tuning", "chapter")
+# folders and files that take a minute or more: where they come last, one core waits for the other
+FIRST = ("installation", "fitting", "tuning", "test_classifier.py", "chapter")
 
 PROGRAM = """
 import tfsoftmax
@@ -39,7 +39,7 @@ tfsoftmax.export(model, data.spec, "export/fashion_mnist")
 
 def pytest_collection_modifyitems(items):
     def place(item):
-        return FIRST.index(item.path.parent.name) if item.path.parent.name in FIRST else len(FIRST)
+        return next((i for i, name in enumerate(FIRST) if name in item.path.parts[-2:]), len(FIRST))
 
     items.sort(key=place)
     gc.freeze()  # all that is imported by now stays; looking through it again and again costs three percent
