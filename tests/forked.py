@@ -37,7 +37,7 @@ class Program(_context.Process):
 
     def run(self):
         """In the child."""
-        output = os.open(self.log or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        output = os.open(self.log or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.environ.clear()
