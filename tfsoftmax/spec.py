@@ -214,7 +214,20 @@ OPTIONS = (
     "group",
     "sample_weight",
 )  # settings of how a data set is read
+SOLVER = "lbfgs"  # the optimizer that goes to the optimum and proves it, by whole passes instead of batches
+# settings that say nothing to it, with the value that leaves them out
+_OF_EPOCHS = {
+    "lr": None,
+    "momentum": 0.0,
+    "label_smoothing": 0.0,
+    "schedule": "constant",
+    "patience": None,
+    "tensorboard": False,
+    "precision": "float32",
+}
 _LATER = (
+    "passes",
+    "tol",
     "fingerprint",
     "missing",
     "test",
@@ -238,7 +251,8 @@ class RunConfig(_Json):
         seed: of the split and of the order of the rows, at least 0.
         val: see :class:`tfsoftmax.Data`.
         test: the same.
-        optimizer: see ``tfsoftmax.model.OPTIMIZERS``.
+        optimizer: see ``tfsoftmax.model.OPTIMIZERS``; or ``"lbfgs"``, which goes to the optimum by whole passes and
+            proves it (:func:`tfsoftmax.solve`): it takes ``l2``, ``tol`` and ``passes``, and nothing of epochs.
         momentum: of ``sgd``, in [0, 1).
         l2: factor of the squared weights (not the bias) in the loss, at least 0.
         label_smoothing: share of the label's probability that the loss in training gives to all classes, in [0, 1).
@@ -248,6 +262,8 @@ class RunConfig(_Json):
             ``None``: train all epochs and keep the last.
         refit: train on training and validation rows together, without validation.
         tensorboard: also write TensorBoard event files into the run folder.
+        passes: of ``lbfgs``: most passes over the training rows, at least 2.
+        tol: of ``lbfgs``: the duality gap wanted, in nats, above 0.
         missing: of a table, see :class:`tfsoftmax.Data`.
         class_weight: ``"balanced"``, or the weight of classes by name, in the loss of training; see
             ``tfsoftmax.weights``.
@@ -273,6 +289,8 @@ class RunConfig(_Json):
     refit: bool = False
     tensorboard: bool = False
     precision: str = "float32"
+    passes: int = 1000
+    tol: float = 1e-4
     missing: str = "refuse"
     class_weight: str | dict[str, float] | None = None
     label: str | None = None
@@ -294,6 +312,15 @@ class RunConfig(_Json):
         number("l2", self.l2, 0)
         fraction("momentum", self.momentum)
         fraction("label_smoothing", self.label_smoothing)
+        number("passes", self.passes, 2, INT32, whole=True)
+        number("tol", self.tol, 0, open_low=True)
+        if self.optimizer == SOLVER:
+            for name, none in _OF_EPOCHS.items():
+                if getattr(self, name) != none:
+                    raise InputError(
+                        f"{name} says nothing to the optimizer {SOLVER!r}, got {getattr(self, name)!r}: "
+                        "leave it out, or take another optimizer"
+                    )
         check_val(self.val)
         check_test(self.test)
         object.__setattr__(self, "class_weight", check_class_weight(self.class_weight))

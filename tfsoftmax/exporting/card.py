@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tfsoftmax.exporting.manifest import digest
+from tfsoftmax.runs.evaluation import proof
 
 
 def model_card(name: str, version: int, values: dict[str, Any]) -> str:
@@ -124,7 +125,9 @@ def _data(values: dict[str, Any]) -> str:
         lines.append(f"- Split: {split}. The test split was read once, after training.")
         settings = {key: value for key, value in config.items() if key not in ("data", "fingerprint")}
         lines.append(f"- Settings: {', '.join(f'{key} {value}' for key, value in settings.items())}.")
-    if metrics and metrics.get("epochs"):
+    if metrics and metrics.get("optimum"):
+        lines.append(f"- Solved in {metrics['seconds']:.1f} s: {proof(metrics['optimum'])}.")
+    elif metrics and metrics.get("epochs"):
         lines.append(f"- Trained for {metrics['epochs']} epochs in {metrics['seconds']:.1f} s.")
     return "\n".join(lines)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -24,8 +24,9 @@ from tfsoftmax.fitting.descent import Descent, Whitening
 from tfsoftmax.fitting.losses import SmoothedCrossentropy
 from tfsoftmax.fitting.passes import Moments, Passes, Totals
 from tfsoftmax.rows import Rows
+from tfsoftmax.spec import RunConfig
 
-TOL, PASSES = 1e-4, 1000
+TOL, PASSES = RunConfig.tol, RunConfig.passes
 _WIDE = 4096  # features above which the Gram matrix is too large to be whitened with; its diagonal is taken
 _SMALL = 2**20  # numbers of rows below which float32 saves nothing
 _PARAMETERS = 2**24  # of all lanes at once; the memory of L-BFGS holds each 20 times
@@ -76,6 +77,15 @@ class Solution:
             for field in dataclasses.fields(self)
             if field.name not in ("kernel", "bias")
         }
+
+
+class Progress(NamedTuple):
+    """Where one penalty is after a pass: the objective, and how far it can be from the lowest, about."""
+
+    l2: float
+    passes: int
+    objective: float
+    gap: float
 
 
 def solve(
@@ -130,6 +140,11 @@ def solve(
     return found[0]
 
 
+def penalty(c: float, rows: int, classes: int) -> float:
+    """The ``l2`` of scikit-learn's ``C``, which counts losses in all, half the squares, one column for two classes."""
+    return 1 / (number("C", c, 0, open_low=True) * rows * (2 if classes > 2 else 1))
+
+
 def _unsolvable(model: Any) -> str:
     if why := unsupported(model):
         return why
@@ -156,7 +171,7 @@ def optimum(
     *,
     tol: float = TOL,
     passes: int = PASSES,
-    told: Callable[[int, float], None] | None = None,
+    told: Callable[[list[Progress]], None] | None = None,
 ) -> list[Solution]:
     """Solve all penalties ``l2`` on ``rows``; arguments and errors are those of :func:`solve`.
 
@@ -166,7 +181,7 @@ def optimum(
         l2: at least one.
         tol: see :func:`solve`.
         passes: see :func:`solve`.
-        told: called after each pass with its number and how many lanes are left.
+        told: called after each pass with where the lanes are that are left.
     """
     wanted = [number("l2", one, 0) for one in l2]
     tol, passes = number("tol", tol, 0, open_low=True), number("passes", passes, 2, INT32, whole=True)
@@ -219,7 +234,7 @@ class _Lane:
         self.totals: Totals | None = None
         self.gap: float | None = None
         self.slope, self.objective, self.flat = math.inf, math.inf, False
-        self.lower = -math.inf  # bound of the lowest objective there is
+        self.lower, self.about = -math.inf, math.inf  # bound of the lowest objective; the gap in this precision
 
     @property
     def spent(self) -> bool:
@@ -233,7 +248,8 @@ class _Lane:
             lower, upper = bounds(self.penalty, trial[:-1], trial[-1], totals, over.moments, len(over.rows))
             if precision == "float64" and math.isfinite(lower):
                 self.lower = max(self.lower, lower)
-            near = upper - max(self.lower, lower) <= 0.8 * self.tol
+            self.about = upper - max(self.lower, lower)
+            near = self.about <= 0.8 * self.tol
         self.separable = self.penalty == 0 and bool(totals.margin[0] > 0)
         if near or self.separable:
             descent.point = trial
@@ -304,7 +320,7 @@ class _Lane:
         return f"{where}: float32 weights, or float64 sums, come no closer on these rows; standardize the features"
 
 
-def _solve(over: Passes, lanes: list[_Lane], told: Callable[[int, float], None] | None) -> None:
+def _solve(over: Passes, lanes: list[_Lane], told: Callable[[list[Progress]], None] | None) -> None:
     small = len(over.rows) * over.features <= _SMALL
     left = lanes
     for precision in ("float64",) if small else ("float32", "float64"):
@@ -316,10 +332,11 @@ def _solve(over: Passes, lanes: list[_Lane], told: Callable[[int, float], None] 
             never = over.moments.mass <= 0
             biases = [np.where(never, -np.inf, point[-1]) for point in points]
             totals = _run(over, [point[:-1] for point in points], biases, precision, len(lanes), not small)
+            taken = active
             with np.errstate(over="ignore", invalid="ignore"):
                 active = [lane for lane, one in zip(active, totals, strict=True) if not lane.take(one, precision, over)]
             if told is not None:
-                told(max(lane.passes for lane in lanes), len(active))
+                told([Progress(lane.penalty / 2, lane.passes, lane.descent.value, lane.about) for lane in taken])
         rounded = [lane.round(over) for lane in left]
         kernels, biases = [kernel for kernel, _ in rounded], [bias for _, bias in rounded]
         totals = _run(over, kernels, biases, "float64", len(lanes), not small)

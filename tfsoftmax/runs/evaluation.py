@@ -59,13 +59,31 @@ class Figures(_Figures, total=False):
     weighted: Weighted
 
 
-class Metrics(TypedDict):
-    """``metrics.json`` of a run."""
+class Certificate(TypedDict):
+    """What :meth:`tfsoftmax.fitting.solver.Solution.certificate` returns."""
 
+    l2: float
+    loss: float
+    objective: float
+    gradient: float
+    gap: float | None
+    passes: int
+    converged: bool
+    precision: str
+    why: str
+
+
+class _Metrics(TypedDict):
     val: Figures | None
     test: Figures
     epochs: int
     seconds: float
+
+
+class Metrics(_Metrics, total=False):
+    """``metrics.json`` of a run; of one to the optimum ``epochs`` are passes."""
+
+    optimum: Certificate
 
 
 _Z95 = 1.959963984540054  # 97.5 % point of the standard normal distribution
@@ -188,6 +206,18 @@ def checked(metrics: Any, what: str = "metrics") -> dict[str, Any]:
                 {"true": names[i], "predicted": names[k], "rows": matrix[i][k]} for i, k in pairs[:MISTAKES]
             ]
     return found
+
+
+def proof(optimum: dict[str, Any]) -> str:
+    """The certificate of an optimum in one line."""
+    if not optimum["converged"]:
+        return f"not converged: {optimum['why']}"
+    if optimum["gap"] is None:
+        return f"objective {optimum['objective']:.6g} without penalty; gradient {optimum['gradient']:.2g}"
+    return (
+        f"objective {optimum['objective']:.6g}, at most {optimum['gap']:.2g} nats above the lowest one of "
+        f"l2 {optimum['l2']:g}, after {optimum['passes']} passes"
+    )
 
 
 def summary(result: dict[str, Any]) -> str:

@@ -60,6 +60,11 @@ class Log(keras.callbacks.Callback):
         if self.bar:
             self.bar.stop()
 
+    def write(self) -> None:
+        """Write ``history.csv``."""
+        if self.path is not None:
+            write_csv(self.path, self.rows)
+
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Start the clock."""
         self.begin = time.perf_counter()
@@ -87,7 +92,7 @@ class Log(keras.callbacks.Callback):
         self.rows.append({"epoch": epoch + 1, **logs, "learning_rate": rate})
         if self.path is None:
             return
-        write_csv(self.path, self.rows)
+        self.write()
         figures = "  ".join(f"{name} {value:.4f}" for name, value in logs.items())
         if self.bar:
             self.bar.update(self.task, completed=epoch + 1, description=figures)

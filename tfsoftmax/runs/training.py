@@ -35,7 +35,8 @@ from tfsoftmax.inspection import inspect
 from tfsoftmax.model import SoftmaxRegression
 from tfsoftmax.runs.log import Log
 from tfsoftmax.runs.run import Run, data_settings, differences, figures
-from tfsoftmax.spec import OPTIONS, RunConfig
+from tfsoftmax.runs.solving import to_the_optimum
+from tfsoftmax.spec import OPTIONS, SOLVER, RunConfig
 from tfsoftmax.strategy import agree, chief, several, together, workers
 
 _log = logging.getLogger(__name__)
@@ -91,7 +92,10 @@ def train(
     for name, value in data_settings(config).items():
         if data.settings[name] != value:
             raise InputError(f"config says {name}={value!r} and the data has {name}={data.settings[name]!r}")
-    config = dataclasses.replace(config, lr=learning_rate(config, data))
+    if config.optimizer != SOLVER:
+        config = dataclasses.replace(config, lr=learning_rate(config, data))
+    elif strategy is not None:
+        raise InputError(f"the optimizer {SOLVER!r} runs on one device: take --strategy auto or cpu")
     folder, is_chief, are_several = Path(out), chief(strategy), several(strategy)
     log = Log(folder / "history.csv" if is_chief else None, config, progress and is_chief)
     try:
@@ -102,9 +106,13 @@ def train(
                 drawn = data.test.rows.index if data.source.x_test is None else None
                 print(*findings.first_lines(inspect(data.source, drawn)), sep="\n", file=sys.stderr)
             with workers(are_several, begun=True):
-                _fit(model, config, data, folder, log, is_chief)
+                certificate = None
+                if config.optimizer == SOLVER:
+                    certificate = to_the_optimum(model, config, data, log, progress)
+                else:
+                    _fit(model, config, data, folder, log, is_chief)
                 if is_chief:
-                    _finish(folder, _plain(model, config, data), config, data, log)
+                    _finish(folder, _plain(model, config, data), config, data, log, certificate)
                 agree(strategy, 0, "")  # the others stay until all is written
     except WorkerLost as error:
         if not (error.begun and _has_finished(folder)):
@@ -155,7 +163,9 @@ def _fit(model: keras.Model, config: RunConfig, data: Data, folder: Path, log: L
         raise
 
 
-def _finish(folder: Path, model: keras.Model, config: RunConfig, data: Data, log: Log) -> None:
+def _finish(
+    folder: Path, model: keras.Model, config: RunConfig, data: Data, log: Log, certificate: dict[str, Any] | None
+) -> None:
     """Write what a finished run folder has."""
     _save(model, folder / "model.keras")
     metrics = {
@@ -163,6 +173,7 @@ def _finish(folder: Path, model: keras.Model, config: RunConfig, data: Data, log
         "test": figures(model, data.test, data.classes),
         "epochs": len(log.rows),
         "seconds": log.seconds,
+        **({} if certificate is None else {"optimum": certificate}),
     }
     _warn(config, data, metrics)
     write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
@@ -209,7 +220,7 @@ def build(config: RunConfig, data: Data) -> keras.Sequential:
     return SoftmaxRegression(
         len(data.classes),
         learning_rate(config, data),
-        optimizer=config.optimizer,
+        optimizer="sgd" if config.optimizer == SOLVER else config.optimizer,
         momentum=config.momentum,
         l2=config.l2,
         label_smoothing=config.label_smoothing,

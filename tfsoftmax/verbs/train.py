@@ -42,9 +42,17 @@ def train(
     class_weight: ClassWeight = None,
     test: Test = None,
     val: Val = None,
-    optimizer: Annotated[str | None, _setting("optimizer", "sgd, adam, adamw, lion or rmsprop.")] = None,
+    optimizer: Annotated[
+        str | None, _setting("optimizer", "sgd, adam, adamw, lion or rmsprop; lbfgs goes to the optimum and proves it.")
+    ] = None,
     momentum: Annotated[float | None, _setting("momentum", "Of sgd.")] = None,
     l2: Annotated[float | None, _setting("l2", "Factor of the squared weights in the loss.")] = None,
+    c: Annotated[
+        float | None,
+        typer.Option("--C", help="The penalty as scikit-learn has it, instead of --l2.", show_default=False),
+    ] = None,
+    passes: Annotated[int | None, _setting("passes", "Of lbfgs: most passes over the training rows.")] = None,
+    tol: Annotated[float | None, _setting("tol", "Of lbfgs: the duality gap wanted, in nats.")] = None,
     label_smoothing: Annotated[
         float | None, _setting("label_smoothing", "Share of the probability that the loss gives to all classes.")
     ] = None,
@@ -67,6 +75,8 @@ def train(
 ) -> None:
     """Train a model and write its run folder. On an unfinished one the same command goes on."""
     given = {name: value for name, value in (locals() | options).items() if name in _DEFAULTS and value is not None}
+    if c is not None and l2 is not None:
+        raise InputError("--C and --l2 say the same: give one of the two")
     if class_weight is not None:
         given["class_weight"] = weights_of(class_weight)
     given |= {name: rows(f"--{name}", given[name]) for name in ("val", "test") if name in given}
@@ -85,8 +95,9 @@ def train(
         settings = dataclasses.replace(settings, **{**fresh, **given})
     out = Path("runs", file_name(settings.data or "data")) if out is None else out
     with tensorflow():
+        from tfsoftmax.fitting.solver import penalty
         from tfsoftmax.runs import training
-        from tfsoftmax.runs.evaluation import summary
+        from tfsoftmax.runs.evaluation import proof, summary
         from tfsoftmax.runs.run import reopened
         from tfsoftmax.strategy import again, opened
     with again(timeout, once="--overwrite") as left:
@@ -95,13 +106,18 @@ def train(
             "name the data to train on as they are now by --data, or pass them in Python: tfsoftmax.train(data, …)"
         )
         found = reopened(settings, f"the configuration {str(config)!r}", way_out)
+        if c is not None:
+            settings = dataclasses.replace(settings, l2=penalty(c, len(found.train.rows), len(found.classes)))
         run = training.train(found, settings, out, overwrite=overwrite, progress=True, strategy=scope)
     if run is None:
         return  # the chief tells
     if as_json:
         print(json.dumps({"run": str(run.folder), **run.metrics}))
         return
-    print(f"trained {run.metrics['epochs']} epochs in {run.metrics['seconds']:.1f} s: {run.folder}")
+    if "optimum" in run.metrics:
+        print(f"solved in {run.metrics['seconds']:.1f} s: {run.folder}\n{proof(run.metrics['optimum'])}")
+    else:
+        print(f"trained {run.metrics['epochs']} epochs in {run.metrics['seconds']:.1f} s: {run.folder}")
     for split in ("val", "test"):
         if run.metrics[split]:
             print(f"{split:<5} {summary(run.metrics[split])}")
