@@ -47,14 +47,14 @@ def write_csv(path: Path, rows: list[dict[str, Any]], header: Sequence[str] = ()
 @contextlib.contextmanager
 def unchanged(path: Path) -> Iterator[None]:
     """A file is read in here. Raises InputError if it has changed by the end."""
-    before = _state(path)
+    before = state(path.stat())
     yield
-    if _state(path) != before:
+    if state(path.stat()) != before:
         raise InputError(f"{str(path)!r} changed while it was read; read it again once it is written")
 
 
-def _state(path: Path) -> tuple[int, int, int]:
-    found = path.stat()
+def state(found: os.stat_result) -> tuple[int, int, int]:
+    """What is another after a file has been written or replaced."""
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 

@@ -139,7 +139,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
         raw, found = self._read(X, "X") if table is not None else (X, self._of_array(X))
         source = Source("data", raw, codes, classes=names, columns=found)
         spec = columns.spec_of(source, None, self.preprocess, self.missing)
-        x = columns.recode(source.x_train, found, spec.columns) if found else source.x_train
+        x: Any = source.x_train
+        x = columns.recode(x, found, spec.columns) if found else x
         if weight is not None:
             weight = (weight / weight.mean()).astype(np.float32)
         data = Rows(x, source.y_train, spec, batch_size, self._seed(), weight=weight).dataset()

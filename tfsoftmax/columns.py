@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -187,7 +187,7 @@ def spec_of(source: Source, train: np.ndarray | None, preprocess: str, on_missin
     Raises:
         InputError: training rows have missing values and ``on_missing`` refuses them.
     """
-    x = source.x_train
+    x: Any = source.x_train
     fitted: tuple[Column, ...] = ()
     offset: float | np.ndarray = 0.0
     scale: float | np.ndarray = 1.0

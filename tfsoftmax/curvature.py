@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tfsoftmax import columns
-from tfsoftmax.spec import ModelSpec, RunConfig
+from tfsoftmax.spec import RunConfig
 
 if TYPE_CHECKING:
     from tfsoftmax.data import Data
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 LR = 0.1  # the chapter's, for its data set; and of the optimizers that the curvature says nothing of
 _CHAPTER = "fashion_mnist"
 _BATCHES = 8  # whose curvature says how large a step of one batch may be
+_WHOLE = 2**26  # bytes; each step goes over all of the rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +50,19 @@ class Curvature:
 
 
 def curvature(rows: Rows) -> Curvature:
-    """The :class:`Curvature` of weighted rows, by power iteration to four digits, some thousand rows at a time."""
-    return Curvature(_largest(rows.x, rows.weight, rows.spec), len(rows.spec.classes))
+    """The :class:`Curvature` of weighted rows, by power iteration to four digits, some thousand rows at a time.
+
+    Of rows that come to more than 64 MiB, evenly spaced ones that come to about so much stand for all.
+    """
+    row = math.prod(rows.spec.shape) * np.dtype(rows.spec.dtype).itemsize
+    every = slice(None, None, math.ceil(len(rows) * row / _WHOLE))
+    return Curvature(_largest(rows, every), len(rows.spec.classes))
 
 
-def _largest(x: np.ndarray, weight: np.ndarray | None, spec: ModelSpec) -> float:
+def _largest(rows: Rows, some: slice | np.ndarray) -> float:
+    """``λmax`` of some of the rows."""
+    x, weight, spec = rows.take(some), rows.weight, rows.spec
+    weight = None if weight is None else weight[some]
     offset, scale = (np.asarray(value, np.float32) for value in columns.constants(spec))
     vector, largest = np.ones(math.prod(spec.features) + 1, np.float32), 0.0
     for _ in range(100):
@@ -88,11 +97,11 @@ def default_rate(rows: Rows, optimizer: str, l2: float) -> float:
     """
     if optimizer != "sgd":
         return LR
-    x, weight, largest = rows.x, rows.weight, curvature(rows).largest
-    if rows.batch_size < len(x):
-        order = np.random.default_rng(0).permutation(len(x))
-        batches = [order[begin : begin + rows.batch_size] for begin in range(0, len(x), rows.batch_size)][:_BATCHES]
-        of_batches = [_largest(x[batch], None if weight is None else weight[batch], rows.spec) for batch in batches]
+    largest = curvature(rows).largest
+    if rows.batch_size < len(rows):
+        order = np.random.default_rng(0).permutation(len(rows))
+        begins = range(0, len(rows), rows.batch_size)[:_BATCHES]
+        of_batches = [_largest(rows, order[begin : begin + rows.batch_size]) for begin in begins]
         largest = max(largest, float(np.mean(of_batches)))
     bound = Curvature(largest, len(rows.spec.classes)).bound
     return float(f"{1 / (1 / bound + 2 * l2):.3g}")  # the penalty bends the loss, too

@@ -182,6 +182,7 @@ def load(
     number: Sequence[str] | None = None,
     group: str | None = None,
     sample_weight: str | None = None,
+    memory: int | None = None,
     **settings: Any,
 ) -> Data:
     """Read a data set.
@@ -196,13 +197,15 @@ def load(
         number: of a table: columns whose values are numbers.
         group: of a table: a column whose value says which rows stay together in a split; no input of the model.
         sample_weight: of a table: a column of numbers of at least 0: what each row counts; no input of the model.
+        memory: of .npy files: bytes that rows may take. More rows than that stay in their files and are read in
+            windows, as training comes to them. ``None``: half of what is free.
         settings: those of :class:`Data`.
 
     Raises:
         InputError: as :class:`Data`, and an unknown name, unusable files, or an option that the data set does not take.
     """
-    options = {"label": label, "resize": resize, "drop": drop, "category": category, "number": number}
-    options |= {"group": group, "sample_weight": sample_weight}
+    options: dict[str, Any] = {"label": label, "resize": resize, "drop": drop, "category": category, "number": number}
+    options |= {"group": group, "sample_weight": sample_weight, "memory": memory}
     return Data(sources.read(name, **options), **settings)
 
 

@@ -80,7 +80,9 @@ def first_lines(found: Inspection) -> list[str]:
 def _twice(found: Inspection, split: str) -> str:
     """The line of the rows that stand twice."""
     twice, (rows, like) = found.duplicates[split], _SPLITS[split]
-    count = found.rows["train" if split == "train" else "test"]
+    count = (found.looked_at or found.rows)["train" if split == "train" else "test"]
+    if found.looked_at:
+        rows += " that were looked at"
     if not twice["rows"]:
         return f"none of the {count:,} {rows} repeats {like}"
     places = ", ".join(f"row {row} repeats row {first}" for row, first in twice["first"][:_PLACES])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from tfsoftmax.stored import Stored
 
 if TYPE_CHECKING:
     from tfsoftmax.sources import Source
@@ -18,6 +21,7 @@ _FEW = 20  # with fewer rows a column can tell the label by chance
 _MOST_ELEMENTS = 2_000  # of rows that are one vector: with more none is tried alone
 _SCREENED = 5_000  # rows that say whether a column is worth a look at all of them
 _BLOCK = 2**24  # bytes of rows that are looked at together
+_SOME = 2**26  # bytes of rows in files that are looked at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Inspection:
             from 0: of the row, and of the first one like it.
         telling: columns that alone tell the label for 99 % of the rows or more: ``column``, ``share`` of the rows, and
             ``by``: ``"value"``, rows with the same value have the same label, or ``"range"``, each label has a range.
+        looked_at: how many rows of each split ``values``, ``duplicates`` and ``telling`` are of; ``None``: all.
     """
 
     name: str
@@ -64,19 +69,23 @@ class Inspection:
     groups: int | None
     duplicates: dict[str, dict[str, Any]]
     telling: list[dict[str, Any]]
+    looked_at: dict[str, int | None] | None
 
 
 def inspect(source: Source, drawn: np.ndarray | None = None) -> Inspection:
-    """Look at all rows of ``source``.
+    """Look at all rows of ``source``; of rows in files at all labels, and at evenly spaced rows of 64 MiB a split.
 
     Args:
         source: the rows.
         drawn: which of the training rows are used as test rows, indices ``(rows,)``; ``None``: none.
     """
+    if isinstance(source.x_train, Stored):
+        return _of_some(source, source.x_train, drawn)
     rows = {"train": np.arange(len(source.x_train))}
     if drawn is not None:
         rows = {"train": np.delete(rows["train"], drawn), "test": np.sort(drawn)}
     x, y = source.x_train, source.y_train[rows["train"]]
+    x_test: Any
     x_test, y_test = (source.x_test, source.y_test) if drawn is None else (x, source.y_train[rows["test"]])
     if x_test is not None and drawn is None:
         rows["test"] = np.arange(len(x_test))
@@ -91,16 +100,8 @@ def inspect(source: Source, drawn: np.ndarray | None = None) -> Inspection:
         telling += [{"column": name, **found} for found in _telling(one, y, len(source.classes), bool(columns))]
     if not source.columns:
         values = _values(x, rows["train"])
-    counts = {split: _counts(labels, len(source.classes)) for split, labels in (("train", y), ("test", y_test))}
-    classes = [
-        {"name": name, **{split: None if of is None else int(of[k]) for split, of in counts.items()}}
-        for k, name in enumerate(source.classes)
-    ]
-    most = int(np.bincount(y).argmax())
-    baseline = {split: None if of is None else float(of[most] / of.sum()) for split, of in counts.items()}
     return Inspection(
         name=source.name,
-        rows={"train": len(y), "test": None if y_test is None else len(y_test)},
         drawn=drawn is not None,
         shape=tuple(x.shape[1:]),
         dtype=str(x.dtype),
@@ -108,12 +109,55 @@ def inspect(source: Source, drawn: np.ndarray | None = None) -> Inspection:
         left_out=source.left_out,
         values=values,
         constant=[column["name"] for column in columns if column["distinct"] + (column["missing"]["train"] > 0) < 2],
-        classes=classes,
-        baseline={"class": source.classes[most], **baseline},
-        groups=None if source.groups is None else len(np.unique(source.groups)),
-        duplicates=_duplicates(source, rows, y, y_test),
+        duplicates=_duplicates(x, None if drawn is not None else x_test, rows, y, y_test),
         telling=telling,
+        looked_at=None,
+        **_of_labels(source, y, y_test),
     )
+
+
+def _of_some(source: Source, x: Stored, drawn: np.ndarray | None) -> Inspection:
+    """The inspection of rows in files: of some rows in memory, and of all labels."""
+    test: Any = x if source.x_test is None else source.x_test
+    steps = {split: math.ceil(of.nbytes / _SOME) for split, of in (("train", x), ("test", test))}
+    every, every_test = slice(None, None, steps["train"]), slice(None, None, steps["test"])
+    some = dataclasses.replace(
+        source,
+        x_train=x[every],
+        y_train=source.y_train[every],
+        x_test=None if source.x_test is None else test[every_test],
+        y_test=None if source.y_test is None else source.y_test[every_test],
+        groups=None,
+        val_rows=None,
+        weights=None,
+        weights_test=None,
+    )
+    tested = np.zeros(len(x), bool)
+    if drawn is not None:
+        tested[drawn] = True
+    found = inspect(some, None if drawn is None else np.flatnonzero(tested[every]))
+    for name, pairs in found.duplicates.items():
+        row, first = ("test" if name.startswith("test") else "train", "test" if name == "test" else "train")
+        pairs["first"] = [[place * steps[row], like * steps[first]] for place, like in pairs["first"]]
+    y_test = source.y_test if drawn is None else source.y_train[tested]
+    return dataclasses.replace(found, looked_at=found.rows, **_of_labels(source, source.y_train[~tested], y_test))
+
+
+def _of_labels(source: Source, y: np.ndarray, y_test: np.ndarray | None) -> dict[str, Any]:
+    """What labels and groups alone say."""
+    counts = {split: _counts(labels, len(source.classes)) for split, labels in (("train", y), ("test", y_test))}
+    classes = [
+        {"name": name, **{split: None if of is None else int(of[k]) for split, of in counts.items()}}
+        for k, name in enumerate(source.classes)
+    ]
+    most = int(np.bincount(y).argmax())
+    baseline = {split: None if of is None else float(of[most] / of.sum()) for split, of in counts.items()}
+    return {
+        "rows": {"train": len(y), "test": None if y_test is None else len(y_test)},
+        "classes": classes,
+        "baseline": {"class": source.classes[most], **baseline},
+        "groups": None if source.groups is None else len(np.unique(source.groups)),
+    }
 
 
 def _counts(y: np.ndarray | None, classes: int) -> np.ndarray | None:
@@ -172,15 +216,20 @@ def _digests(x: np.ndarray) -> np.ndarray:
 
 
 def _duplicates(
-    source: Source, rows: dict[str, np.ndarray], y: np.ndarray, y_test: np.ndarray | None
+    x: np.ndarray,
+    x_test: np.ndarray | None,
+    rows: dict[str, np.ndarray],
+    y: np.ndarray,
+    y_test: np.ndarray | None,
 ) -> dict[str, dict[str, Any]]:
-    digests = _digests(source.x_train)
+    """``x_test``: ``None`` where test rows are rows of ``x``, or there are none."""
+    digests = _digests(x)
     in_train = digests[rows["train"]]
     known, first, inverse = np.unique(in_train, return_index=True, return_inverse=True)
     found = {"train": _repeated(first[inverse], y, rows["train"])}
     if y_test is None:
         return found
-    in_test = digests[rows["test"]] if source.x_test is None else _digests(source.x_test)
+    in_test = digests[rows["test"]] if x_test is None else _digests(x_test)
     _, first_test, inverse = np.unique(in_test, return_index=True, return_inverse=True)
     found["test"] = _repeated(first_test[inverse], y_test, rows["test"])
     place = np.minimum(np.searchsorted(known, in_test), len(known) - 1)

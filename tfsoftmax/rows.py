@@ -1,4 +1,4 @@
-"""Rows: the rows of one split in memory, their order, and the tf.data of their batches."""
+"""Rows: the rows of one split, in memory or in files, their order, their windows, and the tf.data of their batches."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import math
 import os
 import weakref
 import zlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from tfsoftmax import columns, sources
+from tfsoftmax.sources.fingerprint import digest_of
 from tfsoftmax.spec import ModelSpec
+from tfsoftmax.stored import PART, Stored
+from tfsoftmax.windows import Plan, ahead
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -31,14 +34,57 @@ def preprocess(spec: ModelSpec, x: tf.Tensor) -> tf.Tensor:
     return (columns.features(spec, x) - offset) * scale
 
 
+class OnDevices:
+    """Raw ``x``, ``y`` and weights as tensors on devices, each made once; on the host ``x`` is the array's memory."""
+
+    def __init__(self, x: np.ndarray, y: np.ndarray, weight: np.ndarray | None):
+        self._arrays = x, y, weight
+        self._made: dict[str, tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]] = {}
+
+    def __call__(self, device: str = "CPU") -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
+        """The tensors on ``device``."""
+        import tensorflow as tf
+
+        if device not in self._made:
+            array, labels, weights = self._arrays
+            with tf.device("CPU"):
+                x, y = tf.experimental.dlpack.from_dlpack(array.__dlpack__()), tf.constant(labels)
+                weight = None if weights is None else tf.constant(weights, tf.float32)
+            with tf.device(device):
+                placed = None if weight is None else tf.identity(weight)
+                self._made[device] = tf.identity(x), tf.identity(y), placed
+        return self._made[device]
+
+
+class Window(NamedTuple):
+    """A part of an epoch that is in memory: what the compiled epoch runs over in one call.
+
+    Attributes:
+        tensors: raw ``x``, ``y`` and weights on a device.
+        order: where the rows of this part are in them, one after the other, int32 ``(rows,)``.
+        begin: the number of its first batch in the epoch.
+        end: the number of the batch after its last one.
+        batch_size: rows per batch; the last batch of the epoch has the remaining rows.
+        spec: of the preprocessing.
+    """
+
+    tensors: Callable[[str], tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]]
+    order: tf.Tensor
+    begin: int
+    end: int
+    batch_size: int
+    spec: ModelSpec
+
+
 class Rows:
-    """The rows of one split, in memory and raw, with their batch size and their order.
+    """The rows of one split, raw, with their batch size and their order.
 
     The order of epoch ``e`` depends on ``(seed, e)`` alone. ``fit`` sets the epochs that it trains, whatever has
     read the rows before. Otherwise each new iteration of :meth:`dataset` is the next epoch; ``epoch`` counts.
 
     Args:
         x: raw inputs ``(rows, *spec.shape)`` of dtype ``spec.dtype``; shared, not copied, where its memory is aligned.
+            Rows in files come to memory in windows.
         y: labels int32 ``(rows,)``.
         spec: its preprocessing is applied to each batch.
         batch_size: rows per batch; the last batch of an epoch has the remaining rows.
@@ -51,7 +97,7 @@ class Rows:
 
     def __init__(
         self,
-        x: np.ndarray,
+        x: np.ndarray | Stored,
         y: np.ndarray,
         spec: ModelSpec,
         batch_size: int,
@@ -64,9 +110,16 @@ class Rows:
         # isort: split
         import tensorflow as tf
 
-        self._x, self._y, self._weight = sources.aligned(x), y, weight
+        self._y, self._weight = y, weight
         self.spec, self.batch_size, self.seed, self.index = spec, batch_size, seed, index
-        self._on_device: dict[str, tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]] = {}
+        self._x: Any = x
+        self._plan: Plan | None = None
+        if isinstance(x, Stored):
+            self.index = None if index is None else np.sort(index)  # as the file has them
+            self._plan = Plan.of(x, self.index, batch_size)
+        else:
+            self._x = sources.aligned(x)
+            self.tensors = OnDevices(self._x, y, weight)
         with tf.device("CPU"):
             self.epoch = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
             self._counting = tf.Variable(1, dtype=tf.int64, trainable=False, name="counting")
@@ -96,9 +149,28 @@ class Rows:
         return len(self._x if self.index is None else self.index)
 
     @property
+    def stored(self) -> bool:
+        """Whether these rows stay in files."""
+        return self._plan is not None
+
+    @property
     def x(self) -> np.ndarray:
-        """The raw inputs of these rows, in order."""
-        return self._x if self.index is None else self._x[self.index]
+        """The raw inputs of these rows, in order; of rows in files all are read."""
+        return self._x[:] if self.index is None else self._x[self.index]
+
+    def take(self, places: np.ndarray | slice) -> np.ndarray:
+        """The raw inputs of some of these rows: their places here, as NumPy takes them."""
+        return self._x[places if self.index is None else self.index[places]]
+
+    def parts(self) -> Iterator[np.ndarray]:
+        """The raw inputs of these rows in order, a few MiB at a time."""
+        size = max(1, PART // math.prod(self.spec.shape) // np.dtype(self.spec.dtype).itemsize)
+        for begin in range(0, len(self), size):
+            yield self.take(slice(begin, begin + size))
+
+    def like(self, spec: ModelSpec, batch_size: int) -> Rows:
+        """The same rows in order, for another model."""
+        return Rows(self._x, self._y, spec, batch_size, index=self.index, weight=self._weight)
 
     @property
     def y(self) -> np.ndarray:
@@ -112,9 +184,13 @@ class Rows:
 
     @functools.cached_property
     def checksum(self) -> int:
-        """CRC-32 of the arrays that these rows are in, and of which ones they are."""
-        arrays = [array for array in (self._x, self._y, self.index, self._weight) if array is not None]
-        return functools.reduce(lambda sum_, array: zlib.crc32(np.ascontiguousarray(array).data, sum_), arrays, 0)
+        """CRC-32 of the arrays that these rows are in, and of which ones they are; of files by their fingerprint."""
+        arrays = [array for array in (self._y, self.index, self._weight) if array is not None]
+        if isinstance(self._x, Stored):
+            first = zlib.crc32(f"{digest_of(self._x)} {self._plan and self._plan.window}".encode())
+        else:
+            first = zlib.crc32(np.ascontiguousarray(self._x).data)
+        return functools.reduce(lambda sum_, array: zlib.crc32(np.ascontiguousarray(array).data, sum_), arrays, first)
 
     @property
     def steps(self) -> int:
@@ -131,18 +207,43 @@ class Rows:
         seed = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(epoch, tf.int64)])
         return tf.random.experimental.stateless_shuffle(rows, seed=seed)
 
-    def tensors(self, device: str = "CPU") -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
-        """The whole raw ``x``, ``y`` and weights on a device; on the host ``x`` shares the memory of the array."""
+    def windows(self, epoch: int, device: str | None = None) -> Iterator[Window]:
+        """What is in memory of the rows of ``epoch``, one after the other; of rows in memory all at once.
+
+        Args:
+            epoch: the order is that of this epoch.
+            device: where the tensors will be asked for; ``None``: not known.
+        """
         import tensorflow as tf
 
-        if device not in self._on_device:
-            with tf.device("CPU"):
-                x, y = tf.experimental.dlpack.from_dlpack(self._x.__dlpack__()), tf.constant(self._y)
-                weight = None if self._weight is None else tf.constant(self._weight, tf.float32)
-            with tf.device(device):
-                placed = None if weight is None else tf.identity(weight)
-                self._on_device[device] = tf.identity(x), tf.identity(y), placed
-        return self._on_device[device]
+        if self._plan is None:
+            yield Window(self.tensors, self.order(epoch), 0, self.steps, self.batch_size, self.spec)
+            return
+        stored: Stored = self._x
+        order, y, weight = self._plan.order(self.seed, epoch), self.y, self.weight
+        rows = min(order.window, len(self))
+        buffers = [sources.empty_aligned((rows, *stored.shape[1:]), stored.dtype) for _ in range(min(2, len(order)))]
+
+        def filled(number: int) -> Window:
+            out, at, labels, weights = buffers[number % 2], 0, np.zeros(rows, np.int32), np.zeros(rows, np.float32)
+            for begin, end in order.runs(number):
+                to = slice(at, at + end - begin)
+                if self.index is None:
+                    stored.read(begin, end, out[to])
+                else:
+                    stored.take(self.index[begin:end], out[to])
+                labels[to] = y[begin:end]
+                if weight is not None:
+                    weights[to] = weight[begin:end]
+                at = to.stop
+            tensors = OnDevices(out, labels, None if weight is None else weights)
+            if device is not None:
+                tensors(device)
+            places = tf.constant(order.places(number))
+            begin, end = number * rows // self.batch_size, min((number + 1) * rows, len(self))
+            return Window(tensors, places, begin, math.ceil(end / self.batch_size), self.batch_size, self.spec)
+
+        yield from ahead(filled, len(order))
 
     def dataset(self) -> tf.data.Dataset:
         """The batches of one epoch: ``x`` float32 ``(batch, *shape)`` preprocessed, ``y`` int32 ``(batch,)``.
@@ -152,6 +253,10 @@ class Rows:
         """
         import tensorflow as tf
 
+        if self._plan is not None:
+            epoch = self._read()
+            epoch.rows = self
+            return epoch
         (x, y, weight), size, count = self.tensors(), self.batch_size, len(self)
 
         def begin(_: tf.Tensor) -> tf.Tensor:
@@ -172,6 +277,27 @@ class Rows:
         epoch = untuned(epoch.apply(tf.data.experimental.assert_cardinality(self.steps)).prefetch(2))
         epoch.rows = self
         return epoch
+
+    def _read(self) -> tf.data.Dataset:
+        """The batches of one epoch of rows in files."""
+        import tensorflow as tf
+
+        def batches() -> Iterator[tuple[tf.Tensor, ...]]:
+            counting = self._counting.read_value()
+            for window in self.windows(int(self.epoch.assign_add(counting) - counting)):
+                parts = [part for part in window.tensors("CPU") if part is not None]
+                for first in range(0, len(window.order), self.batch_size):
+                    rows = window.order[first : first + self.batch_size]
+                    yield tuple(tf.gather(part, rows) for part in parts)
+
+        def prepared(x: tf.Tensor, *labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            return preprocess(self.spec, x), *labels
+
+        kinds = [(self.spec.shape, self.spec.dtype), ((), "int32"), ((), "float32")]
+        specs = [tf.TensorSpec((None, *shape), dtype) for shape, dtype in kinds[: 2 if self._weight is None else 3]]
+        raw = tf.data.Dataset.from_generator(batches, output_signature=tuple(specs))
+        raw = raw.apply(tf.data.experimental.assert_cardinality(self.steps))
+        return untuned(raw.map(prepared).prefetch(2))
 
 
 def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -213,6 +213,7 @@ OPTIONS = (
     "number",
     "group",
     "sample_weight",
+    "memory",
 )  # settings of how a data set is read
 SOLVER = "lbfgs"  # the optimizer that goes to the optimum and proves it, by whole passes instead of batches
 # settings that say nothing to it, with the value that leaves them out
@@ -268,7 +269,7 @@ class RunConfig(_Json):
         class_weight: ``"balanced"``, or the weight of classes by name, in the loss of training; see
             ``tfsoftmax.weights``.
         label: how the data set is read, see :func:`tfsoftmax.load`; so are ``resize``, ``drop``, ``category``,
-            ``number``, ``group`` and ``sample_weight``. ``train`` sets them as ``data``.
+            ``number``, ``group``, ``sample_weight`` and ``memory``. ``train`` sets them as ``data``.
         precision: ``"float32"``, or ``"bfloat16"`` for the products in training; the model that is saved is float32.
     """
 
@@ -300,6 +301,7 @@ class RunConfig(_Json):
     number: tuple[str, ...] | None = None
     group: str | None = None
     sample_weight: str | None = None
+    memory: int | None = None
     fingerprint: str | None = None
 
     def __post_init__(self) -> None:
@@ -326,6 +328,8 @@ class RunConfig(_Json):
         object.__setattr__(self, "class_weight", check_class_weight(self.class_weight))
         if self.resize is not None:
             picture_size(self.resize)
+        if self.memory is not None:
+            number("memory", self.memory, 1, INT64, whole=True)
         if self.patience is not None:
             number("patience", self.patience, 1, INT32, whole=True)
             if self.refit or self.val == 0:

@@ -11,6 +11,7 @@ Kernels are kept transposed, ``(C, K, F)``: their gradient ``errorᵀ x`` comes 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -145,19 +146,25 @@ class Lanes:
             ``loss``, ``accuracy`` and with validation ``val_loss``, ``val_accuracy`` as Keras names and computes them,
             each float32 ``(K,)``.
         """
-        train, val = self.train, self.val
         with tf.device(self.device):
-            self.state, logs = _train(
-                *train.tensors(self.device), train.order(epoch), self.state, self.hyper, tf.constant(self.step),
-                train.batch_size, train.spec, self.uses,
-            )  # fmt: skip
-            self.step += train.steps
-            if val is not None:
-                found = _evaluate(
-                    *val.tensors(self.device), val.order(0), self.state, self.hyper,
-                    val.batch_size, val.spec, self.uses,
+            sums = []
+            for window in self.train.windows(epoch, self.device):
+                self.state, found = _train(
+                    *window.tensors(self.device), window.order, self.state, self.hyper, tf.constant(self.step),
+                    window.batch_size, window.spec, self.uses,
                 )  # fmt: skip
-                logs |= {f"val_{name}": value for name, value in found.items()}
+                sums.append(found)
+                self.step += window.end - window.begin
+            logs = _means(sums, len(self.train))
+            if self.val is not None:
+                sums = [
+                    _evaluate(
+                        *window.tensors(self.device), window.order, self.state, self.hyper,
+                        window.batch_size, window.spec, self.uses,
+                    )
+                    for window in self.val.windows(0, self.device)
+                ]  # fmt: skip
+                logs |= {f"val_{name}": value for name, value in _means(sums, len(self.val)).items()}
         return {name: value.numpy() for name, value in logs.items()}
 
     def weights(self) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -182,8 +189,8 @@ def _train(
     size: int,
     spec: ModelSpec,
     uses: frozenset[str],
-) -> tuple[tuple[tf.Tensor, ...], dict[str, tf.Tensor]]:
-    """One epoch: the state after it, and mean loss and accuracy of each lane over its rows, as they are trained on."""
+) -> tuple[tuple[tf.Tensor, ...], tuple[tf.Tensor, tf.Tensor]]:
+    """A window: the state after it, and the sums of losses and correct rows of each lane, as they are trained on."""
 
     def step(i: tf.Tensor, count: int, state: Any, sums: Any) -> tuple[Any, Any]:
         kernel, bias, *velocity = state
@@ -206,8 +213,7 @@ def _train(
         return (kernel + change[0], bias + change[1], *velocity), (sums[0] + loss * count, sums[1] + hits)
 
     zero = tf.zeros_like(hyper["lr"])
-    state, sums = _batches(step, order.shape[0], size, state, (zero, zero))
-    return state, _means(sums, order.shape[0])
+    return _batches(step, order.shape[0], size, state, (zero, zero))
 
 
 @_compiled
@@ -221,8 +227,8 @@ def _evaluate(
     size: int,
     spec: ModelSpec,
     uses: frozenset[str],
-) -> dict[str, tf.Tensor]:
-    """Mean loss and accuracy of each lane."""
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The sums of the losses and the correct rows of each lane."""
 
     def step(i: tf.Tensor, count: int, state: Any, sums: Any) -> tuple[Any, Any]:
         rows, labels, weights = _batch(x, y, weight, order, i, size, count, spec)
@@ -230,8 +236,7 @@ def _evaluate(
         return state, (sums[0] + loss * count, sums[1] + hits)
 
     zero = tf.zeros_like(hyper["lr"])
-    _, sums = _batches(step, order.shape[0], size, state, (zero, zero))
-    return _means(sums, order.shape[0])
+    return _batches(step, order.shape[0], size, state, (zero, zero))[1]
 
 
 def _batches(step: Any, rows: int, size: int, state: Any, sums: Any) -> tuple[Any, Any]:
@@ -294,5 +299,7 @@ def _losses(
     return loss, right, error
 
 
-def _means(sums: tuple[tf.Tensor, tf.Tensor], rows: int) -> dict[str, tf.Tensor]:
-    return {"loss": sums[0] / rows, "accuracy": sums[1] / rows}
+def _means(sums: Sequence[tuple[tf.Tensor, tf.Tensor]], rows: int) -> dict[str, tf.Tensor]:
+    """Of the sums over windows."""
+    loss, right = (functools.reduce(tf.add, parts) / rows for parts in zip(*sums, strict=True))
+    return {"loss": loss, "accuracy": right}

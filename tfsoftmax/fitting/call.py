@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tfsoftmax.errors import InputError
 from tfsoftmax.fitting.compilable import distributed, prepare, unsupported, unsupported_stream
-from tfsoftmax.rows import Rows, untuned
+from tfsoftmax.rows import Rows, Window, untuned
 
 if TYPE_CHECKING:
     from tfsoftmax.fitting.compiled import CompiledFunctions
@@ -32,7 +32,7 @@ class Part:
 
     Attributes:
         data: ``x``.
-        rows: the rows in memory, if every epoch uses all of them.
+        rows: the rows, if every epoch uses all of them.
         steps: batches per epoch; ``None`` where only the end of the stream shows it.
         limited: whether the caller set the number of batches.
     """
@@ -45,7 +45,8 @@ class Part:
         self.steps: int | None = steps or _cardinality(x)
         self._arrays = [array for array in (x, y, sample_weight) if array is not None]
         self._position = 0
-        self._order: tf.Tensor | None = None
+        self._windows: Iterator[Window] = iter(())
+        self._window: Window | None = None
 
     def begin(self) -> None:
         """Start an epoch."""
@@ -86,9 +87,18 @@ class Part:
             self._position = end % self.steps
         if self.rows is None:
             return functions.stream(iterator, end - begin)
-        if begin == 0 or self._order is None:
-            self._order = self.rows.order(epoch)
-        return functions.rows(self.rows, self._order, begin, end, class_weight)
+        if begin == 0 or self._window is None:
+            self._windows, self._window = self.rows.windows(epoch, functions.device), None
+        logs: dict[str, tf.Tensor] = {}
+        while begin < end:
+            if self._window is None or begin == self._window.end:
+                self._window = next(self._windows)
+            window = self._window
+            logs = functions.rows(window, begin - window.begin, min(end, window.end) - window.begin, class_weight)
+            begin = min(end, window.end)
+        if end == self.steps:
+            self._windows, self._window = iter(()), None  # a window is no small thing to keep
+        return logs
 
 
 class Call(keras.callbacks.Callback):

@@ -1,8 +1,8 @@
-"""The compiled functions of one device: a whole epoch over rows in memory, or steps of a stream.
+"""The compiled functions of one device: a whole epoch over a window of rows, or steps of a stream.
 
-A whole epoch over rows in memory is one XLA function: gather, cast, preprocessing, loss, metrics, gradient and the
-optimizer's update in one loop, with static shapes (the last smaller batch is a second body of its own size). The
-weight gradient is computed transposed, ``(C, F) = errorᵀ x``, which a matrix product does twice as fast as
+A whole epoch over a window, rows in memory, is one XLA function: gather, cast, preprocessing, loss, metrics, gradient
+and the optimizer's update in one loop, with static shapes (the last smaller batch is a second body of its own size).
+The weight gradient is computed transposed, ``(C, F) = errorᵀ x``, which a matrix product does twice as fast as
 ``(F, C) = xᵀ error`` when classes are few. Streams go through the same step, compiled once per batch shape.
 """
 
@@ -18,7 +18,7 @@ from tfsoftmax.fitting.step import Sparse, StreamFunctions, labels_checked, line
 from tfsoftmax.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from tfsoftmax.rows import Rows
+    from tfsoftmax.rows import Window
 
 _GROUP = 2  # batches of a stream per call of the compiled step
 
@@ -33,14 +33,17 @@ class CompiledFunctions(StreamFunctions):
         self._steps = tf.function(functools.partial(self._steps_body), jit_compile=True, autograph=False)
         self._stream = tf.function(functools.partial(self._stream_body), autograph=False, reduce_retracing=True)
 
-    def rows(
-        self, rows: Rows, order: tf.Tensor, begin: int, end: int, class_weight: tf.Tensor | None
-    ) -> dict[str, tf.Tensor]:
-        """Run batches ``begin`` to ``end`` of an epoch in the given order."""
-        x, y, weight = rows.tensors(self.model.layers[1].kernel.value.device)
+    @property
+    def device(self) -> str:
+        """Where rows are wanted."""
+        return str(self.model.layers[1].kernel.value.device)
+
+    def rows(self, window: Window, begin: int, end: int, class_weight: tf.Tensor | None) -> dict[str, tf.Tensor]:
+        """Run batches ``begin`` to ``end`` of a window."""
+        x, y, weight = window.tensors(self.device)
         batches = tf.constant(begin), tf.constant(end)
         logs: dict[str, tf.Tensor] = self._epoch(
-            x, y, weight, order, *batches, class_weight, rows.batch_size, rows.spec
+            x, y, weight, window.order, *batches, class_weight, window.batch_size, window.spec
         )
         return logs
 

@@ -21,7 +21,7 @@ from tfsoftmax.rows import preprocess
 from tfsoftmax.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from tfsoftmax.rows import Rows
+    from tfsoftmax.rows import Window
 
 
 class ReplicatedFunctions(StreamFunctions):
@@ -34,22 +34,23 @@ class ReplicatedFunctions(StreamFunctions):
         self._stream = tf.function(functools.partial(self._stream_body), autograph=False)
         self._share = tf.function(functools.partial(self._share_body), jit_compile=True, autograph=False)
 
-    def rows(
-        self, rows: Rows, order: tf.Tensor, begin: int, end: int, class_weight: tf.Tensor | None
-    ) -> dict[str, tf.Tensor]:
-        """Run global batches ``begin`` to ``end`` of an epoch in the given order."""
+    device = None  # rows are wanted on several
+
+    def rows(self, window: Window, begin: int, end: int, class_weight: tf.Tensor | None) -> dict[str, tf.Tensor]:
+        """Run global batches ``begin`` to ``end`` of a window."""
         devices = self.strategy.extended.worker_devices
 
         def placed(part: int) -> Any:
             return self.strategy.experimental_distribute_values_from_function(
-                lambda context: rows.tensors(devices[context.replica_id_in_sync_group % len(devices)])[part]
+                lambda context: window.tensors(devices[context.replica_id_in_sync_group % len(devices)])[part]
             )
 
-        full = len(rows) // rows.batch_size
+        full = len(window.order) // window.batch_size
+        weighted = window.tensors(devices[0])[2] is not None
         return self._epoch(
-            placed(0), placed(1), None if rows.weight is None else placed(2), order,
+            placed(0), placed(1), placed(2) if weighted else None, window.order,
             tf.constant(begin), tf.constant(min(end, full)), class_weight,
-            end > full, rows.batch_size, rows.spec,
+            end > full, window.batch_size, window.spec,
         )  # fmt: skip
 
     def _epoch_body(

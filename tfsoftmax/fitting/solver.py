@@ -123,7 +123,7 @@ def solve(
         raise InputError(f"solve takes a model of SoftmaxRegression, and of this one {why}")
     into_rows(arguments, model)
     rows = getattr(arguments["x"], "rows", None)
-    if not isinstance(rows, Rows):
+    if not isinstance(rows, Rows) or rows.stored:
         raise InputError(
             "solve takes rows in memory: data.train of tfsoftmax.load or tfsoftmax.Data, or arrays x and labels y; "
             f"got {shown(x)}"

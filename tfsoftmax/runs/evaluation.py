@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -121,12 +121,15 @@ def wilson(right: int, count: int) -> tuple[float, float]:
 
 
 def evaluate(
-    logits: np.ndarray, labels: np.ndarray, classes: Sequence[str], weights: np.ndarray | None = None
+    logits: np.ndarray | Iterable[np.ndarray],
+    labels: np.ndarray,
+    classes: Sequence[str],
+    weights: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Compare logits with labels.
 
     Args:
-        logits: floats ``(rows, len(classes))``, at least one row.
+        logits: floats ``(rows, len(classes))``, at least one row; or parts of them, one after the other.
         labels: whole numbers ``(rows,)``.
         classes: class names in the order of the labels.
         weights: of the rows, not all 0, ``(rows,)``.
@@ -138,7 +141,12 @@ def evaluate(
         ones first, at most ``MISTAKES``: ``true`` and ``predicted`` class, ``rows``). With weights also ``weighted``:
         ``loss`` and ``accuracy`` as means by weight; all else counts rows.
     """
-    count, predicted = len(classes), logits.argmax(axis=1)
+    said_by, losses_of, at = [], [], 0
+    for part in [logits] if isinstance(logits, np.ndarray) else logits:
+        said_by.append(part.argmax(axis=1))
+        losses_of.append(cross_entropy(part, labels[at : at + len(part)]))
+        at += len(part)
+    count, predicted, losses = len(classes), np.concatenate(said_by), np.concatenate(losses_of)
     pairs, rows = np.unique(labels.astype(np.int64) * count + predicted, return_counts=True)
     true_of, said_of = np.divmod(pairs, count)
     right = np.bincount(labels[predicted == labels], minlength=count)
@@ -150,7 +158,6 @@ def evaluate(
         confusion = matrix.tolist()
     wrong = np.flatnonzero(true_of != said_of)
     wrong = wrong[np.argsort(-rows[wrong], kind="stable")[:MISTAKES]]
-    losses = cross_entropy(logits, labels)
     weighted = {}
     if weights is not None:
         means = {"loss": losses, "accuracy": predicted == labels}

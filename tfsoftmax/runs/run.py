@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from tfsoftmax._kinds import RUN, not_a
 from tfsoftmax.columns import missing, recode, refuse_missing
 from tfsoftmax.data import Data, load
 from tfsoftmax.errors import InputError
-from tfsoftmax.rows import Rows
+from tfsoftmax.rows import Rows, preprocess
 from tfsoftmax.runs.evaluation import evaluate, read_metrics
 from tfsoftmax.sources.fingerprint import changes
 from tfsoftmax.spec import OPTIONS, ModelSpec, RunConfig
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from tfsoftmax.export import Export
+
+COMPARED = 100_000  # rows on which an export is compared with the model, at most
 
 
 class Run:
@@ -159,12 +162,13 @@ class Run:
         rows = self._rows(data, data.test.rows)
         if self.config.val not in ("test", 0) and not self.config.refit and self._is_of(data):
             rows = self._val(data).rows
+        few = slice(None, None, -(-len(rows) // COMPARED))
         return export(
             model,
             self.spec,
             path,
-            rows=rows.x,
-            labels=rows.y,
+            rows=rows.take(few),
+            labels=rows.y[few],
             metrics=self.metrics,
             config=self.config,
             version=version,
@@ -190,12 +194,13 @@ class Run:
 
         ``data`` has its rows coded by what its own training rows had, so those of a table are taken from its source.
         """
-        x, source = rows.x, data.source
-        if self.spec.columns:
-            raw: Any = source.x_test if rows.index is None else source.x_train[rows.index]
-            x = recode(raw, source.columns, self.spec.columns, repr(source.name))
-            if self.spec.missing == "refuse":
-                refuse_missing(missing(x, self.spec.columns), len(x), repr(source.name))
+        source = data.source
+        if not self.spec.columns:
+            return rows.like(self.spec, self.config.batch_size)
+        raw: Any = source.x_test if rows.index is None else source.x_train[rows.index]
+        x = recode(raw, source.columns, self.spec.columns, repr(source.name))
+        if self.spec.missing == "refuse":
+            refuse_missing(missing(x, self.spec.columns), len(x), repr(source.name))
         return Rows(x, rows.y, self.spec, self.config.batch_size, weight=rows.weight)
 
     def _check(self, data: Any) -> None:
@@ -224,10 +229,14 @@ def figures(
     model: keras.Model, dataset: tf.data.Dataset, classes: tuple[str, ...], class_weights: np.ndarray | None = None
 ) -> dict[str, Any]:
     """Evaluate ``model`` on one of the data sets of :class:`tfsoftmax.Data`, without ``class_weights`` of training."""
-    logits = model.predict(dataset, verbose=0)
-    if class_weights is not None:
-        logits = without_weights(logits, class_weights)
-    return evaluate(logits, dataset.rows.y, classes, dataset.rows.weight)
+    rows = dataset.rows
+
+    def logits() -> Iterator[np.ndarray]:
+        for raw in rows.parts():
+            found = np.asarray(model(preprocess(rows.spec, raw)))
+            yield found if class_weights is None else without_weights(found, class_weights)
+
+    return evaluate(logits(), rows.y, classes, rows.weight)
 
 
 def data_settings(config: RunConfig) -> dict[str, Any]:

@@ -124,6 +124,15 @@ def train(
     return Run(folder) if is_chief else None
 
 
+def as_begun(config: RunConfig, folder: Path) -> RunConfig:
+    """``config``, with the memory of the unfinished run in ``folder``, if it is of the same data: the order of rows
+    that are read in windows depends on it."""
+    if config.memory is not None or not (folder / RUN_FOLDER.mark).is_file() or _has_finished(folder):
+        return config
+    begun = RunConfig.of_run(folder / RUN_FOLDER.mark)
+    return dataclasses.replace(config, memory=begun.memory) if begun.data == config.data else config
+
+
 def _begun(
     stack: contextlib.ExitStack,
     folder: Path,

@@ -13,11 +13,12 @@ from typing import Any
 from tfsoftmax._checks import shown
 from tfsoftmax.errors import InputError
 from tfsoftmax.sources import idx, npy, pictures, tables, tfds
-from tfsoftmax.sources.arrays import Source, aligned
+from tfsoftmax.sources.arrays import Source, aligned, empty_aligned
 from tfsoftmax.sources.columns import Choices
 from tfsoftmax.spec import OPTIONS, RunConfig
+from tfsoftmax.stored import Stored
 
-__all__ = ["SOURCES", "Source", "aligned", "read"]
+__all__ = ["SOURCES", "Source", "aligned", "empty_aligned", "read"]
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(Choices))  # options of tables
 
@@ -61,7 +62,7 @@ SOURCES = {
         for kind, summary in _TABLES.items()
     },
     "pictures": Kind("pictures:FOLDER", "a folder of pictures per class", pictures.folder, ("resize",)),
-    "npy": Kind("npy:X.npy,Y.npy", "two NumPy files, or a folder with x.npy and y.npy", npy.files),
+    "npy": Kind("npy:X.npy,Y.npy", "two NumPy files, or a folder with x.npy and y.npy", npy.files, ("memory",)),
     "npz": Kind("npz:FILE", "one NumPy archive with x and y, or x_train and so on", npy.archive, ending=".npz"),
     "idx": Kind("idx:FOLDER", "a folder with four IDX files named as MNIST's, .gz or not", idx.folder),
     "tfds": Kind("tfds:NAME", "any TensorFlow Datasets picture classification set", tfds.builder),
@@ -88,6 +89,9 @@ def read(name: Any, **options: Any) -> Source:
         takers = [entry.usage for entry in SOURCES.values() if wrong[0] in entry.options]
         raise InputError(f"{name!r} does not take the option {wrong[0]}: {', '.join(takers)} do")
     source = SOURCES[kind].read(argument, **given)
+    given.pop("memory", None)
+    if isinstance(source.x_train, Stored):  # else it makes no difference
+        given["memory"] = source.x_train.memory
     object.__setattr__(source, "origin", name)
     object.__setattr__(source, "options", given)
     return source

@@ -1,4 +1,4 @@
-"""Source: the labelled rows of one data set as NumPy arrays, checked once, before anything is computed from them."""
+"""Source: the labelled rows of one data set, checked once, before anything is computed from them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tfsoftmax.errors import InputError
 from tfsoftmax.sources import labels
 from tfsoftmax.sources.fingerprint import fingerprint
 from tfsoftmax.spec import Column
+from tfsoftmax.stored import Stored
 from tfsoftmax.weights import check_rows
 
 _ALIGNMENT = 64  # bytes; what TensorFlow's vectorized kernels ask for
@@ -21,12 +22,12 @@ _ALIGNMENT = 64  # bytes; what TensorFlow's vectorized kernels ask for
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Raw rows in memory.
+    """Raw rows, in memory or in files.
 
     Args:
         name: of the data set.
         x_train: uint8 or float32, ``(rows, *shape)``; other numbers and booleans become float32. Kept without a copy if
-            it is aligned.
+            it is aligned. Or :class:`~tfsoftmax.stored.Stored`: rows in files.
         y_train: labels, ``(rows,)`` or ``(rows, 1)``: text, booleans or whole numbers, also as floats, or one-hot rows;
             with ``classes``, names among them or whole numbers in ``[0, len(classes))``. Kept as int32 ``(rows,)``.
         x_test: as ``x_train``; ``None``: there is no test split.
@@ -53,9 +54,9 @@ class Source:
     """
 
     name: str
-    x_train: np.ndarray
+    x_train: np.ndarray | Stored
     y_train: np.ndarray
-    x_test: np.ndarray | None = None
+    x_test: np.ndarray | Stored | None = None
     y_test: np.ndarray | None = None
     classes: Sequence[str] = ()
     columns: tuple[Column, ...] = ()
@@ -82,7 +83,7 @@ class Source:
             raise InputError(f"data set {self.name!r}: a test split has both, x_test and y_test")
         for split in ("train", "test") if self.x_test is not None else ("train",):
             where = f"the {split} split of {self.name!r}"
-            x = _inputs(where, labels.array_of(f"x_{split}", getattr(self, f"x_{split}")), bool(self.columns))
+            x = _inputs(where, f"x_{split}", getattr(self, f"x_{split}"), bool(self.columns))
             y = labels.plain(where, labels.array_of(f"y_{split}", getattr(self, f"y_{split}")), len(x))
             object.__setattr__(self, f"x_{split}", x)
             object.__setattr__(self, f"y_{split}", labels.positions(where, y, names) if names else y)
@@ -141,12 +142,17 @@ class Source:
         return fingerprint(self)
 
 
-def _inputs(where: str, x: np.ndarray, gaps: bool) -> np.ndarray:
+def _inputs(where: str, name: str, given: Any, gaps: bool) -> np.ndarray | Stored:
     """The rows as uint8 or float32, aligned; with ``gaps`` values may be NaN."""
+    x = given if isinstance(given, Stored) else labels.array_of(name, given)
     if x.ndim < 2 or 0 in x.shape[1:]:
         raise InputError(f"{where}: inputs must have shape (rows, …) with at least one value a row, got {x.shape}")
     if len(x) == 0:
         raise InputError(f"{where} is empty")
+    if isinstance(x, Stored):
+        if x.dtype != np.uint8:
+            _refuse(where, np.concatenate([_not_finite(part, gaps) for part in x.parts()]))
+        return x
     if x.dtype != np.uint8:
         if x.dtype.kind == "O":
             x = _of_objects(where, x)
@@ -154,12 +160,19 @@ def _inputs(where: str, x: np.ndarray, gaps: bool) -> np.ndarray:
             raise InputError(f"{where}: inputs must be numbers, got {x.dtype}")
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused below
             x = np.asarray(x, np.float32)
-        bad = (np.isinf(x) if gaps else ~np.isfinite(x)).reshape(len(x), -1).any(axis=1)
-        if bad.any():
-            raise InputError(
-                f"{where}: row {int(bad.argmax())} has a NaN or infinite value; {int(bad.sum())} such rows"
-            )
+        _refuse(where, _not_finite(x, gaps))
     return aligned(x)
+
+
+def _not_finite(x: np.ndarray, gaps: bool) -> np.ndarray:
+    """Which rows have a value that cannot be computed with."""
+    bad: np.ndarray = (np.isinf(x) if gaps else ~np.isfinite(x)).reshape(len(x), -1).any(axis=1)
+    return bad
+
+
+def _refuse(where: str, bad: np.ndarray) -> None:
+    if bad.any():
+        raise InputError(f"{where}: row {int(bad.argmax())} has a NaN or infinite value; {int(bad.sum())} such rows")
 
 
 def _of_objects(where: str, x: np.ndarray) -> np.ndarray:

@@ -14,8 +14,10 @@ import numpy as np
 
 if TYPE_CHECKING:
     from tfsoftmax.sources.arrays import Source
+    from tfsoftmax.stored import Stored
 
 _WHOLE = 2**28  # bytes; of a larger array evenly spaced rows that come to about so many are read
+_PART = 2**24  # bytes that are read at once; the digest depends on it
 _PARTS = {  # name in the fingerprint -> name in errors
     "train": "training rows",
     "train_labels": "labels of the training rows",
@@ -39,20 +41,20 @@ def fingerprint(source: Source) -> str:
     """
     names = [name.encode() for name in source.classes]
     parts = {
-        "train": (len(source.x_train), _of_array(source.x_train)),
-        "train_labels": (len(source.y_train), _of_array(source.y_train)),
+        "train": (len(source.x_train), digest_of(source.x_train)),
+        "train_labels": (len(source.y_train), digest_of(source.y_train)),
         "classes": (len(names), _digest(sorted(names))),
         "order": (len(names), _digest(names)),
     }
     if source.x_test is not None and source.y_test is not None:
-        parts["test"] = (len(source.x_test), _of_array(source.x_test))
-        parts["test_labels"] = (len(source.y_test), _of_array(source.y_test))
+        parts["test"] = (len(source.x_test), digest_of(source.x_test))
+        parts["test_labels"] = (len(source.y_test), digest_of(source.y_test))
     for part, array in (("groups", source.groups), ("val_rows", source.val_rows)):
         if array is not None:
-            parts[part] = (len(array), _of_array(array))
+            parts[part] = (len(array), digest_of(array))
     for name in ("weights", "weights_test"):
         if (weights := getattr(source, name)) is not None:
-            parts[name] = (len(weights), _of_array(weights))
+            parts[name] = (len(weights), digest_of(weights))
     if source.columns:
         described = (json.dumps(dataclasses.astuple(column)).encode() for column in source.columns)
         parts["columns"] = (len(source.columns), _digest(described))
@@ -80,11 +82,11 @@ def _parts(text: str) -> dict[str, tuple[str, str]]:
     return {entry[0]: (entry[1], entry[2]) for entry in entries if len(entry) == 3}
 
 
-def _of_array(array: np.ndarray) -> str:
+def digest_of(array: np.ndarray | Stored) -> str:
+    """16 hexadecimal digits of BLAKE2b of an array, of its type and shape; see :func:`fingerprint`."""
     step = 1 if array.ndim == 1 else math.ceil(array.nbytes / _WHOLE)
-    rows = array[::step]
-    size = max(1, 2**24 // max(1, rows[0].nbytes))
-    blocks = (rows[i : i + size].tobytes() for i in range(0, len(rows), size))
+    size = step * max(1, _PART // max(1, array[0].nbytes))
+    blocks = (array[begin : begin + size : step].tobytes() for begin in range(0, len(array), size))
     return _digest(itertools.chain([f"{array.dtype.str}{array.shape}".encode()], blocks))
 
 

@@ -38,6 +38,14 @@ _READING: dict[str, Any] = {
     "sample_weight": Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Column of a table with weights of rows.")
     ],
+    "memory": Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory for rows of .npy files, such as 2GiB; more are read in windows.",
+            show_default="half of what is free",
+        ),
+    ],
 }
 ClassWeight = Annotated[
     str | None,
@@ -67,11 +75,24 @@ def reads_data(verb: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(verb)
     def with_options(**given: Any) -> None:
-        verb(options={name: given.pop(name) for name in _READING}, **given)
+        options = {name: given.pop(name) for name in _READING}
+        options["memory"] = size("--memory", options["memory"])
+        verb(options=options, **given)
 
     with_options.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     with_options.__annotations__ = {one.name: one.annotation for one in parameters}
     return with_options
+
+
+def size(option: str, text: str | None) -> int | None:
+    """The bytes that ``"64MiB"``, ``"2 GB"`` or ``"1000000"`` is."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([KMGT])(i?)B?)?", text, re.IGNORECASE | re.ASCII)
+    if found is None:
+        raise InputError(f"{option} must be a size such as 64MiB or 2GB, got {text!r}")
+    power = " KMGT".index((found[2] or " ").upper())
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
 
 
 def rows(option: str, text: str | None) -> Any:

@@ -105,6 +105,7 @@ def train(
         way_out = (
             "name the data to train on as they are now by --data, or pass them in Python: tfsoftmax.train(data, …)"
         )
+        settings = training.as_begun(settings, out)
         found = reopened(settings, f"the configuration {str(config)!r}", way_out)
         if c is not None:
             settings = dataclasses.replace(settings, l2=penalty(c, len(found.train.rows), len(found.classes)))

@@ -1,0 +1,96 @@
+"""Windows: rows in files come to memory a part at a time, in an order that depends on the seed and the epoch alone.
+
+An epoch takes the blocks of the file, some 256 KiB of neighbouring rows each, in random order. The rows of the blocks,
+one after the other, are cut into windows of whole batches; in each window they are shuffled. A thread fills a window
+while the one before is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from tfsoftmax.stored import Stored
+
+_BLOCK = 2**18  # bytes
+_SHARE = 16  # of the rows a window has no more than one such part, so that little time passes before the first is full
+_FEWEST = 2**15  # rows that a window may have for all that
+
+T = TypeVar("T")
+
+
+class Plan(NamedTuple):
+    """How the rows of a split are cut; the same for each epoch.
+
+    Attributes:
+        window: rows of a window, a multiple of the batch; the last window has the rest.
+        blocks: which of the rows each block has, int64 ``(blocks + 1,)``: block ``b`` has ``blocks[b]`` up to
+            ``blocks[b + 1]``.
+    """
+
+    window: int
+    blocks: np.ndarray
+
+    @classmethod
+    def of(cls, x: Stored, index: np.ndarray | None, batch_size: int) -> Plan:
+        """The plan for the rows ``index`` of ``x``, ascending; ``None``: all."""
+        rows = len(x) if index is None else len(index)
+        block = 1 << max(0, (_BLOCK // x.row_bytes).bit_length() - 1)
+        edges = np.minimum(np.arange(0, len(x) + block, block), len(x))
+        fit = x.memory // 2 // x.row_bytes  # one window is filled, one computed
+        window = min(fit, max(_FEWEST, -(-rows // _SHARE))) // batch_size * batch_size
+        return cls(max(window, batch_size), edges if index is None else np.searchsorted(index, edges))
+
+    def order(self, seed: int | None, epoch: int) -> Order:
+        """Of one epoch; with seed ``None`` rows keep their order."""
+        return Order(self, seed, epoch)
+
+
+class Order:
+    """Which rows each window of an epoch has, and in which order. Rows are counted within the split."""
+
+    def __init__(self, plan: Plan, seed: int | None, epoch: int):
+        self.window, self.rows, self._seed = plan.window, int(plan.blocks[-1]), (seed, epoch)
+        count = len(plan.blocks) - 1
+        chosen = np.arange(count) if seed is None else np.random.default_rng([seed, epoch]).permutation(count)
+        self._begins, self._ends = plan.blocks[chosen], np.cumsum(np.diff(plan.blocks)[chosen])
+
+    def __len__(self) -> int:
+        """The number of windows."""
+        return -(-self.rows // self.window)
+
+    def runs(self, number: int) -> list[tuple[int, int]]:
+        """The rows of a window as they come from the file: ``(begin, end)`` of each run of neighbours."""
+        at, stop = number * self.window, min((number + 1) * self.window, self.rows)
+        found: list[tuple[int, int]] = []
+        block = int(np.searchsorted(self._ends, at, side="right"))
+        while at < stop:
+            end = int(self._ends[block])
+            last = int(self._begins[block]) + end - (0 if block == 0 else int(self._ends[block - 1]))
+            first, last = last - (end - at), last - max(0, end - stop)
+            if found and found[-1][1] == first:
+                first = found.pop()[0]
+            if first < last:
+                found.append((first, last))
+            at, block = min(end, stop), block + 1
+        return found
+
+    def places(self, number: int) -> np.ndarray:
+        """The order of the rows in a window: places in what its runs give, int32."""
+        rows = np.arange(min(self.window, self.rows - number * self.window), dtype=np.int32)
+        seed, epoch = self._seed
+        return rows if seed is None else np.random.default_rng([seed, epoch, number]).permutation(rows)
+
+
+def ahead(make: Callable[[int], T], count: int) -> Iterator[T]:
+    """``make(0)`` to ``make(count - 1)``, each made in a thread while the one before is in use."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(make, 0)
+        for following in range(1, count):
+            made = coming.result()
+            coming = thread.submit(make, following)
+            yield made
+        yield coming.result()
