@@ -167,3 +167,8 @@ def test_the_command_line(name, tmp_path, tfsoftmax_cli):
     assert json.loads(out)["loss"] == metrics["val"]["loss"]
     status, out, error = tfsoftmax_cli("train", *settings, "--memory", "much")
     assert (status, error) == (2, "error: --memory must be a size such as 64MiB or 2GB, got 'much'\n")
+
+
+def test_the_solver_says_that_it_needs_memory(name):
+    with pytest.raises(InputError, match="the optimum needs all rows in memory"):
+        tfsoftmax.solve(tfsoftmax.SoftmaxRegression(3, 0.1), load(name).train, l2=0.1)

@@ -123,7 +123,7 @@ def solve(
         raise InputError(f"solve takes a model of SoftmaxRegression, and of this one {why}")
     into_rows(arguments, model)
     rows = getattr(arguments["x"], "rows", None)
-    if not isinstance(rows, Rows) or rows.stored:
+    if not isinstance(rows, Rows):
         raise InputError(
             "solve takes rows in memory: data.train of tfsoftmax.load or tfsoftmax.Data, or arrays x and labels y; "
             f"got {shown(x)}"
@@ -187,6 +187,8 @@ def optimum(
     tol, passes = number("tol", tol, 0, open_low=True), number("passes", passes, 2, INT32, whole=True)
     if not wanted:
         raise InputError("l2 must be at least one number of at least 0, got none")
+    if rows.stored:
+        raise InputError("the optimum needs all rows in memory: allow more memory for them, or take optimizer sgd")
     if (largest := int(rows.y.max())) >= classes or rows.y.min() < 0:
         raise InputError(f"label {largest} is outside the model's {classes} outputs")
     if rows.weight is not None and not rows.weight.any():
