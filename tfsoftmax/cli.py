@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tfsoftmax import __version__, console
-from tfsoftmax.verbs import answers, inspect, lists, runs, train, tune
+from tfsoftmax.verbs import answers, inspect, lists, probe, runs, train, tune
 
 app = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]}, rich_markup_mode=None)
 
@@ -17,6 +17,7 @@ VERBS: tuple[tuple[Callable[..., Any], str], ...] = (
     (inspect.inspect, "inspect penguins.csv --label species"),
     (train.train, "train --out runs/book --epochs 10 --batch-size 256 --lr 0.1"),
     (tune.tune, "tune --out tune/book --trials 16 --space momentum=0,0.9"),
+    (probe.probe, "probe embeddings.npz --preset dinov2"),
     (runs.evaluate, "evaluate runs/fashion_mnist --split val --json"),
     (runs.export, "export runs/fashion_mnist --to export/fashion_mnist"),
     (runs.verify, "verify export/fashion_mnist"),

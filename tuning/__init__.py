@@ -2,20 +2,24 @@
 
 import tfsoftmax._tensorflow  # noqa: F401 - before the modules here import TensorFlow
 from tuning.oracles import TUNERS, GridOracle, SweepOracle
+from tuning.probe import GRIDS, Probe, probe
 from tuning.search import Search, search
 from tuning.space import HYPERPARAMETERS, Curvature, Range, SoftmaxHyperModel, curvature
 from tuning.tuner import LaneTuner
 
 __all__ = [
+    "GRIDS",
     "HYPERPARAMETERS",
     "TUNERS",
     "Curvature",
     "GridOracle",
     "LaneTuner",
+    "Probe",
     "Range",
     "Search",
     "SoftmaxHyperModel",
     "SweepOracle",
     "curvature",
+    "probe",
     "search",
 ]

@@ -1,0 +1,82 @@
+"""probe(): penalties, choice and refit against scikit-learn's; a probe that was killed goes on."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_wine
+from sklearn.linear_model import LogisticRegression
+
+import tfsoftmax
+import tuning
+from tuning.probe import GRIDS, chosen
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """Wine with noise, so that penalties matter."""
+    x, y = load_wine(return_X_y=True)
+    rng = np.random.default_rng(0)
+    x = np.hstack([x / x.std(axis=0) + 2 * rng.normal(size=x.shape), rng.normal(size=(len(x), 10))])
+    path = tmp_path_factory.mktemp("rows") / "wine.npz"
+    np.savez(path, x=x.astype(np.float32), y=y)
+    return path
+
+
+def test_the_penalty_and_the_model_are_scikit_learn_s(rows, tfsoftmax_cli, tmp_path):
+    out = tmp_path / "probe"
+    status, text, _ = tfsoftmax_cli("probe", rows, "--out", out, "--val", "50", "--json")
+    assert status == 0
+    printed = json.loads(text)
+    table = printed["penalties"]
+    np.testing.assert_allclose([row["l2"] for row in table], np.geomspace(1e-6, 1e2, 45))
+    data = tfsoftmax.load(str(rows), val=50, preprocess="standardize")
+
+    def standardized(part):
+        return (part.rows.x - data.spec.offset) * data.spec.scale
+
+    for row in table[10::12]:
+        best = LogisticRegression(C=1 / (2 * len(data.train.rows) * row["l2"]), max_iter=10_000, tol=1e-8)
+        best.fit(standardized(data.train), data.train.rows.y)
+        p = best.predict_proba(standardized(data.val))
+        loss = -np.log(p[np.arange(len(p)), data.val.rows.y]).mean()
+        assert row["converged"]
+        assert row["val_loss"] == pytest.approx(loss, abs=0.02)
+    assert printed["best"] == chosen(table, "val_accuracy")
+    assert printed["best"]["val_accuracy"] == max(row["val_accuracy"] for row in table)
+
+    run = tfsoftmax.Run(out / "run")
+    assert run.config.refit
+    assert run.config.l2 == printed["best"]["l2"]
+    both = run.data().train.rows
+    assert len(both) == len(data.train.rows) + 50
+    np.testing.assert_allclose(run.spec.offset, both.x.mean(axis=0), rtol=1e-5, atol=1e-6)
+    assert printed["optimum"]["converged"]
+    assert printed["test"]["rows"] == len(data.test.rows)
+    assert (out / "penalties.png").stat().st_size > 10_000
+
+    status, _, err = tfsoftmax_cli("probe", rows, "--out", out, "--val", "50")
+    assert status == 2
+    assert "--overwrite" in err
+    # killed before the run: the same command goes on from the table
+    kept = {name: (out / name).read_bytes() for name in ("penalties.csv", "run/model.keras")}
+    (out / "run" / "metrics.json").unlink()
+    status, text, _ = tfsoftmax_cli("probe", rows, "--out", out, "--val", "50")
+    assert status == 0
+    assert kept == {name: (out / name).read_bytes() for name in kept}
+    assert "<- chosen" in text
+    assert "95 % interval" in text
+
+
+def test_presets_are_the_published_grids():
+    c = 1 / (2 * 1000 * np.array(GRIDS["dinov2"](1000, 10)))
+    np.testing.assert_allclose(c, 10 ** np.linspace(-6, 5, 45))
+    strength = 2 * 1000 * np.array(GRIDS["clip"](1000, 10))
+    np.testing.assert_allclose(sorted(strength), np.logspace(-6, 6, 96))
+
+
+def test_of_equal_penalties_the_larger_is_chosen_and_validation_rows_are_needed(rows, tmp_path):
+    equal = [{"l2": l2, "val_accuracy": 0.5, "val_loss": 1.0} for l2 in (1e-3, 1e-1, 1e-2)]
+    assert chosen(equal, "val_accuracy")["l2"] == chosen(equal, "val_loss")["l2"] == 1e-1
+    with pytest.raises(tfsoftmax.InputError, match="validation rows of its own"):
+        tuning.probe(tfsoftmax.load(str(rows), val=0), tmp_path / "probe")

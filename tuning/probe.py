@@ -1,0 +1,232 @@
+"""probe(): the linear probe in one call: every penalty solved, one chosen on validation rows, refitted, tested once."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+
+from tfsoftmax._checks import one_of, typed
+from tfsoftmax._files import read_json, write_csv
+from tfsoftmax._folders import Kind, claim, locked
+from tfsoftmax.data import Data
+from tfsoftmax.errors import InputError
+from tfsoftmax.fitting.solver import Progress, Solution, optimum, penalty
+from tfsoftmax.rows import Rows
+from tfsoftmax.runs.evaluation import cross_entropy
+from tfsoftmax.runs.run import Run
+from tfsoftmax.runs.training import train
+from tfsoftmax.spec import SOLVER, RunConfig
+
+OBJECTIVES = ("val_accuracy", "val_loss")
+TOL, PASSES = 1e-3, 500  # of the sweep; the model that is kept has those of RunConfig
+_EVERY = 5.0  # seconds between lines of progress
+
+
+def _penalties(rows: int, classes: int) -> list[float]:
+    return [float(l2) for l2 in np.geomspace(1e-6, 1e2, 45)]
+
+
+def _of_c(values: np.ndarray, rows: int, classes: int) -> list[float]:
+    return [penalty(float(c), rows, classes) for c in values]
+
+
+# name -> function of training rows and classes that gives the penalties
+GRIDS = {
+    "default": _penalties,
+    # Radford et al., 2021, appendix A.3: 96 values of scikit-learn's 1/C from 1e-6 to 1e6
+    "clip": functools.partial(_of_c, np.logspace(-6, 6, 96)),
+    # facebookresearch/dinov2, eval/log_regression.py: C_POWER_RANGE
+    "dinov2": functools.partial(_of_c, 10 ** np.linspace(-6, 5, 45)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """A finished probe.
+
+    Args:
+        folder: ``probe.json`` (what was requested), ``penalties.csv``, ``penalties.png`` and the run folder ``run``.
+        rows: one for each penalty, as in ``penalties.csv``.
+        best: the row that was chosen.
+        run: of the model on training and validation rows.
+    """
+
+    folder: Path
+    rows: list[dict[str, Any]]
+    best: dict[str, Any]
+    run: Run
+
+
+def probe(
+    data: Data,
+    out: str | os.PathLike[str],
+    *,
+    grid: str = "default",
+    objective: str = "val_accuracy",
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Probe:
+    """Solve for all penalties on the training rows, choose on the validation rows, refit on both, test once.
+
+    The same call goes on where a killed one had solved the penalties, and ends in the same bytes but ``seconds``.
+
+    Args:
+        data: with validation rows of its own.
+        out: the folder to write.
+        grid: a name in ``GRIDS``.
+        objective: ``"val_accuracy"`` (of equal ones the lower loss) or ``"val_loss"``.
+        overwrite: replace a probe that is there.
+        progress: report on standard error.
+
+    Raises:
+        InputError: an argument out of range, no validation rows, or a folder of something else.
+    """
+    one_of("grid", grid, GRIDS)
+    one_of("objective", objective, OBJECTIVES)
+    if data.val is None or data.settings["val"] == "test":
+        raise InputError("a probe needs validation rows of its own: set val to a number of training rows")
+    asked = {"data": data.name, "fingerprint": data.fingerprint, "grid": grid, "objective": objective}
+    asked["settings"] = {**data.settings, **data.options}
+    folder, text = Path(out), json.dumps(asked, indent=1) + "\n"
+    with locked(folder):
+        claim(folder, PROBE_FOLDER, text, overwrite, functools.partial(_same, folder, asked))
+        table = folder / "penalties.csv"
+        if not table.exists():
+            write_csv(table, _sweep(data, GRIDS[grid](len(data.train.rows), len(data.classes)), progress))
+        rows = _read_table(table)
+        best = chosen(rows, objective)
+        _draw(folder / "penalties.png", rows, best)
+        settings: dict[str, Any] = {**data.settings, "refit": True}
+        both = Data(data.source, **settings)
+        config = RunConfig(optimizer=SOLVER, l2=best["l2"], **settings)
+        train(both, config, folder / "run", overwrite=overwrite)
+    return Probe(folder, rows, best, Run(folder / "run"))
+
+
+def chosen(rows: Sequence[dict[str, Any]], objective: str) -> dict[str, Any]:
+    """The best row; of equal ones the one with the larger penalty."""
+    accuracy = objective == "val_accuracy"
+    key = (lambda row: (-row["val_accuracy"], row["val_loss"])) if accuracy else (lambda row: row["val_loss"])
+    return min(sorted(rows, key=lambda row: -row["l2"]), key=key)
+
+
+def _sweep(data: Data, l2: list[float], progress: bool) -> list[dict[str, Any]]:
+    """Solve all penalties; one row each."""
+    begin = said = time.perf_counter()
+
+    def told(lanes: list[Progress]) -> None:
+        nonlocal said
+        if progress and time.perf_counter() - said > _EVERY:
+            said = time.perf_counter()
+            passes = max(lane.passes for lane in lanes)
+            print(
+                f"pass {passes}: {len(lanes)} penalties left of {len(l2)}, {said - begin:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    found = optimum(data.train.rows, len(data.classes), l2, tol=TOL, passes=PASSES, told=told)
+    splits = {"train": data.train, "val": data.val}
+    figures = {name: figures_of(split.rows, found) for name, split in splits.items() if split is not None}
+    return [
+        {
+            "l2": one.l2,
+            **{
+                f"{split}_{name}": float(values[name][k])
+                for split, values in figures.items()
+                for name in ("loss", "accuracy")
+            },
+            **{name: value for name, value in one.certificate().items() if name in ("gap", "passes", "converged")},
+        }
+        for k, one in enumerate(found)
+    ]
+
+
+def figures_of(rows: Rows, found: Sequence[Solution]) -> dict[str, np.ndarray]:
+    """Loss and accuracy of each solution on ``rows``, weights aside: float64 ``(solutions,)``."""
+    loss, right, unshuffled = np.zeros(len(found)), np.zeros(len(found)), rows.in_order()
+    for x, y, *_ in unshuffled.dataset():
+        flat, labels = x.numpy().reshape(len(y), -1), y.numpy()
+        for k, one in enumerate(found):
+            logits = flat @ one.kernel + one.bias
+            loss[k] += cross_entropy(logits, labels).sum()
+            right[k] += (logits.argmax(axis=1) == labels).sum()
+    return {"loss": loss / len(rows), "accuracy": right / len(rows)}
+
+
+class _Asked(TypedDict):
+    """``probe.json``: what was requested."""
+
+    data: str | None
+    fingerprint: str
+    grid: str
+    objective: str
+    settings: dict[str, Any]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    asked: dict[str, Any] = typed(f"probe {str(path)!r}", read_json(path, "probe"), _Asked)
+    return asked
+
+
+PROBE_FOLDER = Kind("probe folder", "probe.json", _read, ("probe.json", "penalties.csv", "penalties.png"))
+
+
+def _same(folder: Path, asked: dict[str, Any], there: dict[str, Any]) -> None:
+    """Raise InputError unless the probe in the folder is the requested one, and unfinished."""
+    wanted = json.loads(json.dumps(asked))
+    if others := [name for name, value in wanted.items() if there[name] != value]:
+        raise InputError(
+            f"{str(folder)!r} holds another probe, with other {', '.join(others)}; choose another --out, or pass "
+            "--overwrite"
+        )
+    if (folder / "run" / "metrics.json").exists():
+        raise InputError(f"probe folder {str(folder)!r} exists; choose another --out, or pass --overwrite")
+
+
+def _read_table(path: Path) -> list[dict[str, Any]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        read = list(csv.DictReader(file))
+    whole: dict[str, Callable[[str], Any]] = {"passes": int, "converged": lambda text: text == "True"}
+    return [{name: whole.get(name, float)(text) for name, text in row.items()} for row in read]
+
+
+def _draw(path: Path, rows: list[dict[str, Any]], best: dict[str, Any]) -> None:
+    """Accuracy and loss against the penalty, of training and validation rows."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    rows = sorted(rows, key=lambda row: row["l2"])
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
+    for axes, name in zip(panels, ("accuracy", "loss"), strict=True):
+        for split, colour in (("train", "#5f6b73"), ("val", "#0b6e4f")):
+            values = [row[f"{split}_{name}"] for row in rows]
+            label = {"train": "training", "val": "validation"}[split]
+            axes.semilogx([row["l2"] for row in rows], values, "o-", color=colour, markersize=3, label=label)
+        axes.axvline(best["l2"], color="#d1495b", linestyle="--", label=f"chosen: {best['l2']:.3g}")
+        axes.set_xlabel("penalty (l2)")
+        axes.set_title(name, loc="left")
+        axes.spines[["top", "right"]].set_visible(False)
+    losses = [row["val_loss"] for row in rows if math.isfinite(row["val_loss"])]
+    panels[1].set_ylim(0, 1.5 * sorted(losses)[len(losses) // 2] if losses else 1)
+    panels[0].legend()
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        figure.savefig(aside, dpi=110, format="png", metadata={"Software": None})
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+        plt.close(figure)
