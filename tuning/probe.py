@@ -42,7 +42,7 @@ def _of_c(values: np.ndarray, rows: int, classes: int) -> list[float]:
 
 
 # name -> function of training rows and classes that gives the penalties
-GRIDS = {
+GRIDS: dict[str, Callable[[int, int], list[float]]] = {
     "default": _penalties,
     # Radford et al., 2021, appendix A.3: 96 values of scikit-learn's 1/C from 1e-6 to 1e6
     "clip": functools.partial(_of_c, np.logspace(-6, 6, 96)),
