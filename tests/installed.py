@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import sys
 import time
 import venv
 from importlib import metadata
+from importlib.util import cache_from_source
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -19,6 +21,29 @@ from packaging.utils import canonicalize_name
 CHECKOUT = Path(__file__).parent.parent
 # what would lead back to the checkout, or change how loud TensorFlow is
 _LEFT_OUT = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "TF_CPP_MIN_LOG_LEVEL", "TFDS_DATA_DIR")
+
+# has imported TensorFlow as a program would, through the wheel; runs each script that it is sent in a child
+_FORKING = """
+import json, os, runpy, sys, traceback
+import tfsoftmax.model, tuning
+for line in sys.stdin:
+    script, folder, output, variables = json.loads(line)
+    child = os.fork()
+    if not child:
+        os.chdir(folder)
+        os.environ.update(variables)
+        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), 1)
+        os.dup2(1, 2)
+        sys.argv, status = [script], 0
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except BaseException:
+            traceback.print_exc()
+            status = 1
+        sys.stdout.flush()
+        os._exit(status)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
 
 
 def build(folder):
@@ -82,6 +107,24 @@ class Environment:
         return done
 
     @contextlib.contextmanager
+    def forking(self):
+        """Yields a function that runs a Python script, as often as it is called, with TensorFlow imported already.
+
+        It takes the script, its folder and variables, and returns what the script printed.
+        """
+        python = [self.folder / "bin" / "python", "-c", _FORKING]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen(python, cwd=self.folder, env=self.variables(), text=True, **pipes) as process:
+
+            def run(script, cwd, **variables):
+                output = self.folder / "printed"
+                print(json.dumps([script, str(cwd), str(output), variables]), file=process.stdin, flush=True)
+                assert process.stdout.readline() == "0\n", output.read_text()
+                return output.read_text()
+
+            yield run
+
+    @contextlib.contextmanager
     def serving(self, command, cwd):
         """Run a shell command that ends in `tfsoftmax serve …` meanwhile; yields its URL."""
         with open(Path(cwd, "server.log"), "w+") as log:
@@ -133,7 +176,12 @@ def _clean():
 
 def _link(distribution, site):
     source = distribution.locate_file("")
-    for name, *_ in csv.reader(distribution.read_text("RECORD").splitlines()):
+    names = [name for name, *_ in csv.reader(distribution.read_text("RECORD").splitlines())]
+    # where pip has not compiled, Python has
+    names += [
+        c for name in names if name.endswith(".py") and os.path.exists(f"{source}/{(c := cache_from_source(name))}")
+    ]
+    for name in names:
         link = f"{site}/{name}"
         if not name.startswith("..") and not os.path.lexists(link):  # two distributions may have the same file
             os.makedirs(os.path.dirname(link), exist_ok=True)
