@@ -192,10 +192,6 @@ class Rows:
             first = zlib.crc32(np.ascontiguousarray(self._x).data)
         return functools.reduce(lambda sum_, array: zlib.crc32(np.ascontiguousarray(array).data, sum_), arrays, first)
 
-    def in_order(self) -> Rows:
-        """The same rows, not shuffled."""
-        return Rows(self._x, self._y, self.spec, self.batch_size, index=self.index, weight=self._weight)
-
     @property
     def steps(self) -> int:
         """Batches an epoch."""

@@ -155,7 +155,7 @@ def _sweep(data: Data, l2: list[float], progress: bool) -> list[dict[str, Any]]:
 
 def figures_of(rows: Rows, found: Sequence[Solution]) -> dict[str, np.ndarray]:
     """Loss and accuracy of each solution on ``rows``, weights aside: float64 ``(solutions,)``."""
-    loss, right, unshuffled = np.zeros(len(found)), np.zeros(len(found)), rows.in_order()
+    loss, right, unshuffled = np.zeros(len(found)), np.zeros(len(found)), rows.like(rows.spec, rows.batch_size)
     for x, y, *_ in unshuffled.dataset():
         flat, labels = x.numpy().reshape(len(y), -1), y.numpy()
         for k, one in enumerate(found):

@@ -169,6 +169,12 @@ def test_the_command_line(name, tmp_path, tfsoftmax_cli):
     assert (status, error) == (2, "error: --memory must be a size such as 64MiB or 2GB, got 'much'\n")
 
 
-def test_the_solver_says_that_it_needs_memory(name):
-    with pytest.raises(InputError, match="the optimum needs all rows in memory"):
-        tfsoftmax.solve(tfsoftmax.SoftmaxRegression(3, 0.1), load(name).train, l2=0.1)
+def test_the_optimum_of_rows_in_files_is_that_in_memory(name, monkeypatch):
+    monkeypatch.setattr("tfsoftmax.fitting.passes._CHUNK", 256 * 30)
+    stored, held = load(name), tfsoftmax.load(name, **SETTINGS)
+    assert stored.train.rows.stored
+    one, other = (tfsoftmax.solve(tfsoftmax.SoftmaxRegression(3), data.train, l2=0.01) for data in (stored, held))
+    assert one.converged
+    np.testing.assert_array_equal(one.kernel, other.kernel)
+    np.testing.assert_array_equal(one.bias, other.bias)
+    assert one.gap == other.gap

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tfsoftmax.rows import Rows, preprocess
 from tfsoftmax.spec import ModelSpec
+from tfsoftmax.windows import ahead
 
 _CHUNK = 2**22  # numbers of a dense chunk: rows times features
 _LOGITS = 2**25  # and of its logits: rows times lanes times classes
@@ -53,22 +54,31 @@ class Moments(NamedTuple):
 
 
 def chunks(rows: Rows, size: int) -> Iterator[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
-    """Raw inputs, labels and float32 weights of ``size`` rows after the other, the last filled with weight 0."""
-    x, y, weight = rows.tensors()
-    places = np.arange(len(rows), dtype=np.int32) if rows.index is None else np.asarray(rows.index, np.int32)
-    for begin in range(0, len(places), size):
-        picked = places[begin : begin + size]
-        there = len(picked)
-        if there < size:
-            picked = np.concatenate([picked, np.full(size - there, picked[0], np.int32)])
-        if there == size and picked[-1] - picked[0] == size - 1 and (np.diff(picked) == 1).all():
-            part = slice(int(picked[0]), int(picked[0]) + size)
-            raw, labels, weights = x[part], y[part], None if weight is None else weight[part]
-        else:
-            raw, labels = tf.gather(x, picked), tf.gather(y, picked)
-            weights = None if weight is None else tf.gather(weight, picked)
-        mask = tf.cast(tf.range(size) < there, tf.float32)
-        yield raw, labels, mask if weights is None else weights * mask
+    """Raw inputs, labels and float32 weights of ``size`` rows after the other, the last filled with weight 0.
+
+    Rows in files are read while the chunk before is computed with; they come in the same order as in memory.
+    """
+    places = np.arange(len(rows)) if rows.index is None else np.argsort(rows.index)
+    y, weight = rows.y, rows.weight
+
+    def chunk(number: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        part = places[number * size : (number + 1) * size]
+        there = len(part)
+        part = np.concatenate([part, np.full(size - there, part[0])])
+        weights = np.ones(size, np.float32) if weight is None else weight[part].astype(np.float32)
+        weights[there:] = 0
+        if rows.stored:
+            raw = rows.take(slice(number * size, number * size + there))
+            raw = np.concatenate([raw, np.repeat(raw[:1], size - there, axis=0)])
+            return tf.constant(raw), tf.constant(y[part]), tf.constant(weights)
+        x = rows.tensors()[0]
+        held = part if rows.index is None else rows.index[part]
+        run = held[-1] - held[0] == size - 1 and bool((np.diff(held) == 1).all())
+        raw = x[int(held[0]) : int(held[0]) + size] if run else tf.gather(x, held)
+        return raw, tf.constant(y[part]), tf.constant(weights)
+
+    count = math.ceil(len(rows) / size)
+    return ahead(chunk, count) if rows.stored else map(chunk, range(count))
 
 
 class Passes:

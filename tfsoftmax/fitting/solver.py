@@ -187,8 +187,6 @@ def optimum(
     tol, passes = number("tol", tol, 0, open_low=True), number("passes", passes, 2, INT32, whole=True)
     if not wanted:
         raise InputError("l2 must be at least one number of at least 0, got none")
-    if rows.stored:
-        raise InputError("the optimum needs all rows in memory: allow more memory for them, or take optimizer sgd")
     if (largest := int(rows.y.max())) >= classes or rows.y.min() < 0:
         raise InputError(f"label {largest} is outside the model's {classes} outputs")
     if rows.weight is not None and not rows.weight.any():

@@ -1,0 +1,87 @@
+"""Seconds until a duality gap of 1e-3: this package and scikit-learn, for one penalty and for many at once."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import common
+
+GAP, LIMIT = 1e-3, 300.0  # nats; seconds after which a peer is given no more iterations
+ONE = [1e-4]
+SIXTEEN = [float(value) for value in np.geomspace(1e-4, 1e-1, 16)]
+MANY = [float(value) for value in np.geomspace(2e-6, 2e2, 45)]
+ITERATIONS = {"lbfgs": (100, 200, 400, 800, 1600), "newton-cg": (5, 10, 20, 40, 80), "newton-cholesky": (5, 10, 20)}
+
+
+def _fashion() -> tuple[np.ndarray, np.ndarray]:
+    from tfsoftmax.sources import read
+
+    source = read("fashion_mnist")
+    x = source.x_train.reshape(len(source.x_train), -1).astype(np.float32) / 255
+    return x - x.mean(axis=0), source.y_train
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    return ((x - x.mean(axis=0)) / (x.std(axis=0) + 1e-12)).astype(np.float32), y.astype(np.int32)
+
+
+def _embeddings(rows: int, features: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Normal rows around class centres, seed 0; neighbours overlap."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(classes, features)).astype(np.float32) * (3 / np.sqrt(features))
+    y = rng.integers(0, classes, rows).astype(np.int32)
+    x = centres[y] + rng.normal(size=(rows, features)).astype(np.float32)
+    return (x - x.mean(axis=0)) / x.std(axis=0), y
+
+
+# name -> its rows, the solvers of scikit-learn that end in a lifetime there, and its most penalties
+DATA = {
+    "digits": (_digits, ("lbfgs", "newton-cg", "newton-cholesky"), MANY),
+    "fashion": (_fashion, ("lbfgs", "newton-cg"), MANY),
+    "embeddings-100": (lambda: _embeddings(100_000, 768, 100), ("lbfgs",), SIXTEEN),
+    "embeddings-1000": (lambda: _embeddings(50_000, 1024, 1000), (), ONE),
+}
+
+
+def main(threads: int, only: str) -> None:
+    """Measure, print the table, write ``results/optimum.json``."""
+    measured = []
+    print(f"{'data':<16}{'solver':<28}{'penalties':>10}{'seconds':>10}{'passes':>14}{'gap':>10}")
+    for data, (make, solvers, most) in DATA.items():
+        with tempfile.TemporaryDirectory() as folder:
+            made = False
+            cases = [("tfsoftmax", p) for p in (ONE, SIXTEEN, MANY) if len(p) <= len(most)]
+            cases += [(f"scikit-learn {solver}", ONE) for solver in solvers]
+            cases += [("scikit-learn lbfgs", MANY)] if data == "digits" else []
+            for name, penalties in cases:
+                if only not in f"{data} {name} {len(penalties)}":
+                    continue
+                if not made:
+                    x, y = make()
+                    np.save(Path(folder, "x.npy"), x)
+                    np.save(Path(folder, "y.npy"), y)
+                    made = True
+                solver = name.rpartition(" ")[2]
+                case = {"folder": folder, "penalties": penalties, "gap": GAP, "times": 2}
+                case |= {"solver": solver, "iterations": ITERATIONS.get(solver, ()), "limit": LIMIT}
+                try:
+                    peer = "optimum_ours" if name == "tfsoftmax" else "optimum_sklearn"
+                    row = common.run(peer, threads, **case)
+                except common.Missing as error:
+                    print(f"{data:<16}{name:<28}{len(penalties):>10}  {error}", flush=True)
+                    continue
+                measured.append({"data": data, "name": name, "penalties": len(penalties), **row})
+                low, high = min(row["passes"]), max(row["passes"])
+                print(
+                    f"{data:<16}{name:<28}{len(penalties):>10}{row['seconds']:>10.2f}{f'{low} to {high}':>14}"
+                    f"{row['gap']:>10.1e}",
+                    flush=True,
+                )
+    if not only:
+        common.write("optimum", {"machine": common.machine(threads), "gap": GAP, "cases": measured})
