@@ -8,13 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from tfsoftmax import __version__, console
-from tfsoftmax.verbs import answers, inspect, lists, probe, runs, train, tune
+from tfsoftmax.verbs import answers, convert, inspect, lists, probe, runs, train, tune
 
 app = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]}, rich_markup_mode=None)
 
 # each verb with its example, in the order of the help
 VERBS: tuple[tuple[Callable[..., Any], str], ...] = (
     (inspect.inspect, "inspect penguins.csv --label species"),
+    (convert.convert, "convert npy:embeddings --to rows/embeddings"),
     (train.train, "train --out runs/book --epochs 10 --batch-size 256 --lr 0.1"),
     (tune.tune, "tune --out tune/book --trials 16 --space momentum=0,0.9"),
     (probe.probe, "probe embeddings.npz --preset dinov2"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tfsoftmax.inspection import Inspection
+from tfsoftmax.mixing import ENOUGH, line
 
 _LINES = 30  # columns or classes
 _WIDTH = 100
@@ -39,6 +40,8 @@ def warnings(found: Inspection) -> list[str]:
         name = f"column {name}" if found.columns else name
         share = "all rows" if share == 1 else f"{100 * share:.1f} % of the rows"
         lines.append(f"{name} alone tells the label for {share}: is it known when predicting?")
+    if found.mixing and found.mixing["share"] < ENOUGH:
+        lines.append(line(found.mixing))
     if found.constant:
         names = ", ".join(_cell(name, 40) for name in found.constant[:_PLACES])
         more = f" and {len(found.constant) - _PLACES} more" if len(found.constant) > _PLACES else ""
@@ -69,6 +72,8 @@ def text(found: Inspection) -> list[str]:
     shares = " and ".join(f"{found.baseline[split]:.3f} of the {_SPLITS[split][0]}" for split in splits)
     lines += ["", f"always {_cell(found.baseline['class'], 30)}: right for {shares}"]
     lines += [_twice(found, split) for split in found.duplicates]
+    if found.mixing and found.mixing["share"] >= ENOUGH:  # else it is a warning
+        lines.append(line(found.mixing))
     return lines + first_lines(found)[1:]
 
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfsoftmax.mixing import mixing
 from tfsoftmax.stored import Stored
+from tfsoftmax.windows import Plan
 
 if TYPE_CHECKING:
     from tfsoftmax.sources import Source
@@ -21,6 +23,7 @@ _FEW = 20  # with fewer rows a column can tell the label by chance
 _MOST_ELEMENTS = 2_000  # of rows that are one vector: with more none is tried alone
 _SCREENED = 5_000  # rows that say whether a column is worth a look at all of them
 _BLOCK = 2**24  # bytes of rows that are looked at together
+_BATCH = 256
 _SOME = 2**26  # bytes of rows in files that are looked at
 
 
@@ -53,6 +56,7 @@ class Inspection:
         telling: columns that alone tell the label for 99 % of the rows or more: ``column``, ``share`` of the rows, and
             ``by``: ``"value"``, rows with the same value have the same label, or ``"range"``, each label has a range.
         looked_at: how many rows of each split ``values``, ``duplicates`` and ``telling`` are of; ``None``: all.
+        mixing: of rows in files: how many classes batches of 256 training rows hold, see ``tfsoftmax.mixing``.
     """
 
     name: str
@@ -70,6 +74,7 @@ class Inspection:
     duplicates: dict[str, dict[str, Any]]
     telling: list[dict[str, Any]]
     looked_at: dict[str, int | None] | None
+    mixing: dict[str, Any] | None
 
 
 def inspect(source: Source, drawn: np.ndarray | None = None) -> Inspection:
@@ -112,6 +117,7 @@ def inspect(source: Source, drawn: np.ndarray | None = None) -> Inspection:
         duplicates=_duplicates(x, None if drawn is not None else x_test, rows, y, y_test),
         telling=telling,
         looked_at=None,
+        mixing=None,
         **_of_labels(source, y, y_test),
     )
 
@@ -140,7 +146,10 @@ def _of_some(source: Source, x: Stored, drawn: np.ndarray | None) -> Inspection:
         row, first = ("test" if name.startswith("test") else "train", "test" if name == "test" else "train")
         pairs["first"] = [[place * steps[row], like * steps[first]] for place, like in pairs["first"]]
     y_test = source.y_test if drawn is None else source.y_train[tested]
-    return dataclasses.replace(found, looked_at=found.rows, **_of_labels(source, source.y_train[~tested], y_test))
+    train = np.flatnonzero(~tested)
+    mixed = mixing(source.y_train[train], Plan.of(x, train, _BATCH), _BATCH, 0)
+    of_labels = _of_labels(source, source.y_train[train], y_test)
+    return dataclasses.replace(found, looked_at=found.rows, mixing=mixed, **of_labels)
 
 
 def _of_labels(source: Source, y: np.ndarray, y_test: np.ndarray | None) -> dict[str, Any]:

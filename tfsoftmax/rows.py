@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from tfsoftmax import columns, sources
+from tfsoftmax.mixing import mixing
 from tfsoftmax.sources.fingerprint import digest_of
 from tfsoftmax.spec import ModelSpec
 from tfsoftmax.stored import PART, Stored
@@ -152,6 +153,11 @@ class Rows:
     def stored(self) -> bool:
         """Whether these rows stay in files."""
         return self._plan is not None
+
+    @functools.cached_property
+    def mixing(self) -> dict[str, Any] | None:
+        """How many classes a batch holds, see ``tfsoftmax.mixing``; ``None`` in memory, where all rows are shuffled."""
+        return None if self._plan is None else mixing(self.y, self._plan, self.batch_size, self.seed)
 
     @property
     def x(self) -> np.ndarray:

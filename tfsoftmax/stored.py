@@ -50,14 +50,15 @@ class Stored:
         shards: at least one, with rows of the same shape.
         row: shape of a row.
         memory: bytes that windows of these rows may take, see ``tfsoftmax.windows``.
+        finite: no value is NaN or infinite; ``False``: not known.
 
     Raises:
         InputError: from whatever reads: a file cannot be read by rows, or not at all, or has changed since it was
             opened.
     """
 
-    def __init__(self, shards: Sequence[Shard], row: tuple[int, ...], memory: int):
-        self.shards, self.memory = tuple(shards), memory
+    def __init__(self, shards: Sequence[Shard], row: tuple[int, ...], memory: int, *, finite: bool = False):
+        self.shards, self.memory, self.finite = tuple(shards), memory, finite
         self._ends = np.cumsum([shard.rows for shard in shards]).tolist()
         self.shape = (self._ends[-1], *row)
         self.dtype = np.dtype(np.uint8 if all(shard.dtype == np.uint8 for shard in shards) else np.float32)

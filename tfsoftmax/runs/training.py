@@ -104,7 +104,8 @@ def train(
                 model = _begun(stack, folder, config, data, overwrite, strategy)
             if progress and is_chief:
                 drawn = data.test.rows.index if data.source.x_test is None else None
-                print(*findings.first_lines(inspect(data.source, drawn)), sep="\n", file=sys.stderr)
+                found = dataclasses.replace(inspect(data.source, drawn), mixing=data.train.rows.mixing)
+                print(*findings.first_lines(found), sep="\n", file=sys.stderr)
             with workers(are_several, begun=True):
                 certificate = None
                 if config.optimizer == SOLVER:
@@ -183,6 +184,7 @@ def _finish(
         "epochs": len(log.rows),
         "seconds": log.seconds,
         **({} if certificate is None else {"optimum": certificate}),
+        **({} if data.train.rows.mixing is None else {"mixing": data.train.rows.mixing}),
     }
     _warn(config, data, metrics)
     write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")

@@ -12,7 +12,7 @@ from typing import Any
 
 from tfsoftmax._checks import shown
 from tfsoftmax.errors import InputError
-from tfsoftmax.sources import idx, npy, pictures, tables, tfds
+from tfsoftmax.sources import converted, idx, npy, pictures, tables, tfds
 from tfsoftmax.sources.arrays import Source, aligned, empty_aligned
 from tfsoftmax.sources.columns import Choices
 from tfsoftmax.spec import OPTIONS, RunConfig
@@ -64,6 +64,7 @@ SOURCES = {
     "pictures": Kind("pictures:FOLDER", "a folder of pictures per class", pictures.folder, ("resize",)),
     "npy": Kind("npy:X.npy,Y.npy", "two NumPy files, or a folder with x.npy and y.npy", npy.files, ("memory",)),
     "npz": Kind("npz:FILE", "one NumPy archive with x and y, or x_train and so on", npy.archive, ending=".npz"),
+    "rows": Kind("rows:FOLDER", "row files, as `tfsoftmax convert` writes them", converted.folder, ("memory",)),
     "idx": Kind("idx:FOLDER", "a folder with four IDX files named as MNIST's, .gz or not", idx.folder),
     "tfds": Kind("tfds:NAME", "any TensorFlow Datasets picture classification set", tfds.builder),
 }
@@ -132,6 +133,8 @@ def _plain_kind(name: str) -> str | None:
             return kind
     if not name or not path.is_dir():
         return None
+    if (path / converted.MARK).is_file():
+        return "rows"
     if any((path / f"{file}{gz}").is_file() for file in idx.FILES.values() for gz in ("", ".gz")):
         return "idx"
     if any((path / f"{x}.npy").is_file() for x in ("x", "x_train")):

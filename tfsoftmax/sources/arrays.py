@@ -150,7 +150,7 @@ def _inputs(where: str, name: str, given: Any, gaps: bool) -> np.ndarray | Store
     if len(x) == 0:
         raise InputError(f"{where} is empty")
     if isinstance(x, Stored):
-        if x.dtype != np.uint8:
+        if x.dtype != np.uint8 and not x.finite:
             _refuse(where, np.concatenate([_not_finite(part, gaps) for part in x.parts()]))
         return x
     if x.dtype != np.uint8:

@@ -49,12 +49,16 @@ def files(argument: str, memory: int | None = None) -> Source:
 def _arrays(paths: dict[str, Path], memory: int | None) -> dict[str, Any]:
     """What the files hold; the inputs as :class:`Stored` where they come to more than ``memory``."""
     shards = {role: shard(path) for role, path in paths.items() if role.startswith("x") and path.suffix == ".npy"}
-    if memory is None:
-        memory = 1 << max(1, memory_available() // 2).bit_length() - 1
+    memory = budget(memory)
     if sum(Stored([one], row, memory).nbytes for one, row in shards.values()) <= memory:
-        return {role: _file(path) for role, path in paths.items()}
-    arrays: dict[str, Any] = {role: _file(path) for role, path in paths.items() if role not in shards}
+        return {role: array_file(path) for role, path in paths.items()}
+    arrays: dict[str, Any] = {role: array_file(path) for role, path in paths.items() if role not in shards}
     return arrays | {role: Stored([one], row, memory) for role, (one, row) in shards.items()}
+
+
+def budget(memory: int | None) -> int:
+    """``memory``; where it is ``None`` half of what is free, as a power of two."""
+    return 1 << max(1, memory_available() // 2).bit_length() - 1 if memory is None else memory
 
 
 def shard(path: Path) -> tuple[Shard, tuple[int, ...]]:
@@ -73,7 +77,7 @@ def archive(argument: str) -> Source:
     path, _, labels = (argument, "", "") if Path(argument).is_file() else argument.partition(",")
     arrays = _members(Path(path))
     if labels:
-        arrays["y_train" if "x_train" in arrays else "y"] = _file(Path(labels))
+        arrays["y_train" if "x_train" in arrays else "y"] = array_file(Path(labels))
     return _source(Path(path).stem, path, arrays)
 
 
@@ -107,7 +111,8 @@ def _numbers(where: str, role: str, arrays: dict[str, Any]) -> Any:
     return x
 
 
-def _file(path: Path) -> np.ndarray:
+def array_file(path: Path) -> np.ndarray:
+    """What one .npy or .txt file holds."""
     try:
         with unchanged(path):
             if path.suffix == ".txt":
