@@ -12,6 +12,7 @@ BENCHMARKS = {
     "chapter": "this package and the chapter's four frameworks from one start: losses, weights, seconds an epoch",
     "tables": "an epoch of a table with words, as codes and with all their zeros",
     "optimum": "seconds to a duality gap of 1e-3: one penalty and many, against scikit-learn's solvers",
+    "disk": "rows a second from a file: windows, in memory, reading alone, the peers",
     "growth": "time and memory against rows, features, classes and batch size",
 }
 

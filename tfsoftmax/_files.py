@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tfsoftmax.errors import InputError
 
@@ -21,16 +21,23 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes, before: Path | None = None) -> None:
     """As :func:`write_text`; with ``before``, the file that was in ``path`` is kept there."""
+    with writing(path, before) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def writing(path: Path, before: Path | None = None) -> Iterator[BinaryIO]:
+    """A file beside ``path`` to write into; at the end of the block it is forced to disk and renamed into place."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(aside, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         if before is not None and path.exists():
             os.replace(path, before)
         os.replace(aside, path)
-    except OSError:
+    except BaseException:
         aside.unlink(missing_ok=True)
         raise
 

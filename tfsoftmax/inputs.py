@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from tfsoftmax.errors import InputError
 from tfsoftmax.pictures import PICTURES, picture
 from tfsoftmax.predict import conform
 from tfsoftmax.sources.idx import read_idx
+from tfsoftmax.sources.npy import shard
 from tfsoftmax.spec import ModelSpec
+from tfsoftmax.stored import PART, Stored
 
 
 def _picture(path: Path, spec: ModelSpec, fit: bool) -> np.ndarray:
@@ -78,6 +81,27 @@ def read_named(
     return [name] if len(raw) == 1 else [f"{name}[{i}]" for i in range(len(raw))], raw
 
 
+def parts(
+    name: str, spec: ModelSpec, *, fit: bool = False, invert: bool = False, id_column: str | None = None
+) -> Iterable[tuple[list[str], np.ndarray]]:
+    """What :func:`read_named` returns; of an .npy file of many rows some at a time, read as they are asked for."""
+    if not spec.columns and name.lower().endswith(".npy"):
+        with contextlib.suppress(InputError):  # which reading it as a whole raises again
+            there, row = shard(Path(name))
+            stored = Stored([there], row, 0)
+            if row in spec.row_shapes and there.dtype == spec.dtype and not there.fortran and stored.nbytes > PART:
+                return _rows(name, stored, spec, invert)
+    return [read_named(name, spec, fit=fit, invert=invert, id_column=id_column)]
+
+
+def _rows(name: str, stored: Stored, spec: ModelSpec, invert: bool) -> Iterator[tuple[list[str], np.ndarray]]:
+    begin = 0
+    for part in stored.parts():
+        raw = _inverted(conform(part, spec, f"{name!r} (from row {begin:,} on)"), spec, invert)
+        yield [f"{name}[{i}]" for i in range(begin, begin + len(raw))], raw
+        begin += len(raw)
+
+
 def _table(name: str, spec: ModelSpec, id_column: str | None = None) -> tuple[np.ndarray, list[str] | None]:
     from tfsoftmax.sources import tables
 
@@ -123,9 +147,10 @@ def read(name: str, spec: ModelSpec, *, fit: bool = False, invert: bool = False)
         except OSError as error:
             raise InputError(f"cannot read {name!r}: {error.strerror or error}") from error
         what = repr(name)
-    array = conform(raw, spec, what)
-    if invert:
-        if spec.dtype != "uint8":
-            raise InputError("--invert is for pictures; this model takes float32 features")
-        array = 255 - array
-    return array
+    return _inverted(conform(raw, spec, what), spec, invert)
+
+
+def _inverted(array: np.ndarray, spec: ModelSpec, invert: bool) -> np.ndarray:
+    if invert and spec.dtype != "uint8":
+        raise InputError("--invert is for pictures; this model takes float32 features")
+    return 255 - array if invert else array

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
-from tfsoftmax._files import write_bytes
+from tfsoftmax._files import writing
 from tfsoftmax.errors import InputError
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets take for one
+_ROWS = 2**14  # that are written together
 
 
 class Prediction(NamedTuple):
@@ -29,21 +31,17 @@ def as_text(found: Sequence[Prediction]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def as_json(found: Sequence[Prediction]) -> str:
-    """One JSON object."""
-    rows = [
-        {
-            "input": row.input,
-            "label": row.top[0][0],
-            "top": [{"label": label, "probability": p} for label, p in row.top],
-        }
-        for row in found
-    ]
-    return json.dumps({"predictions": rows}) + "\n"
+def as_json(found: Iterable[Prediction]) -> Iterator[str]:
+    """One JSON object, in pieces."""
+    yield '{"predictions": ['
+    for place, row in enumerate(found):
+        top = [{"label": label, "probability": p} for label, p in row.top]
+        yield (", " if place else "") + json.dumps({"input": row.input, "label": row.top[0][0], "top": top})
+    yield "]}\n"
 
 
-def as_csv(found: Sequence[Prediction], escape: bool = False) -> str:
-    """``input``, ``label``, ``probability``, then the rest of the best ones.
+def as_csv(found: Iterable[Prediction], escape: bool = False) -> Iterator[str]:
+    """``input``, ``label``, ``probability``, then the rest of the best ones, in pieces.
 
     With ``escape`` an apostrophe stands before what a spreadsheet would take for a formula.
     """
@@ -51,11 +49,22 @@ def as_csv(found: Sequence[Prediction], escape: bool = False) -> str:
     def cell(value: str | float) -> str | float:
         return f"'{value}" if escape and isinstance(value, str) and value.startswith(_FORMULA) else value
 
-    content = io.StringIO()
-    table = csv.writer(content, lineterminator="\n")
-    table.writerow(_names(found))
-    table.writerows([cell(row.input), *(cell(value) for pair in row.top for value in pair)] for row in found)
-    return content.getvalue()
+    for place, rows in enumerate(_some(found)):
+        content = io.StringIO()
+        table = csv.writer(content, lineterminator="\n")
+        if place == 0:
+            table.writerow(_names(rows))
+        table.writerows([cell(row.input), *(cell(value) for pair in row.top for value in pair)] for row in rows)
+        yield content.getvalue()
+
+
+def _some(found: Iterable[Prediction]) -> Iterator[list[Prediction]]:
+    """Some rows at a time, at least once."""
+    left = iter(found)
+    rows = list(itertools.islice(left, _ROWS))
+    yield rows
+    while rows := list(itertools.islice(left, _ROWS)):
+        yield rows
 
 
 def _names(found: Sequence[Prediction]) -> list[str]:
@@ -64,35 +73,52 @@ def _names(found: Sequence[Prediction]) -> list[str]:
     return ["input", "label", "probability", *ranks]
 
 
-def _parquet(found: Sequence[Prediction]) -> bytes:
+def _text(pieces: Iterable[str], file: BinaryIO) -> None:
+    for piece in pieces:
+        file.write(piece.encode())
+
+
+def _parquet(found: Iterable[Prediction], file: BinaryIO) -> None:
     import pyarrow as pa
     import pyarrow.parquet
 
-    rows = [(row.input, *(value for pair in row.top for value in pair)) for row in found]
-    columns = [list(column) for column in zip(*rows, strict=True)]
-    content = io.BytesIO()
-    pyarrow.parquet.write_table(pa.table(dict(zip(_names(found), columns, strict=True))), content)
-    return content.getvalue()
+    writer = None
+    for rows in _some(found):
+        values = [(row.input, *(value for pair in row.top for value in pair)) for row in rows]
+        table = pa.table(dict(zip(_names(rows), map(list, zip(*values, strict=True)), strict=True)))
+        writer = writer or pyarrow.parquet.ParquetWriter(file, table.schema)
+        writer.write_table(table)
+    if writer is not None:
+        writer.close()
 
 
-# file name ending -> function that returns the content of such a file
-WRITERS: dict[str, Callable[[Sequence[Prediction]], bytes]] = {
-    ".csv": lambda found: as_csv(found).encode(),
-    ".json": lambda found: as_json(found).encode(),
-    ".parquet": _parquet,
+# file name ending -> function that writes predictions into an open file, csv with escape or without
+WRITERS: dict[str, Callable[[Iterable[Prediction], BinaryIO, bool], None]] = {
+    ".csv": lambda found, file, escape: _text(as_csv(found, escape), file),
+    ".json": lambda found, file, escape: _text(as_json(found), file),
+    ".parquet": lambda found, file, escape: _parquet(found, file),
 }
 
 
-def write(found: Sequence[Prediction], path: Path, escape: bool = False) -> None:
-    """Write the file ``path``, whole or not at all.
+def write(found: Iterable[Prediction], path: Path, escape: bool = False) -> int:
+    """Write the file ``path``, whole or not at all, as rows come; returns how many there were.
 
     Raises:
         InputError: another ending, or the file cannot be written.
     """
     if path.suffix not in WRITERS:
         raise InputError(f"--to {str(path)!r} must end in one of {', '.join(WRITERS)}")
-    content = as_csv(found, escape=True).encode() if escape and path.suffix == ".csv" else WRITERS[path.suffix](found)
+    count = 0
+
+    def counted() -> Iterator[Prediction]:
+        nonlocal count
+        for row in found:
+            count += 1
+            yield row
+
     try:
-        write_bytes(path, content)
+        with writing(path) as file:
+            WRITERS[path.suffix](counted(), file, escape)
     except OSError as error:
         raise InputError(f"cannot write {str(path)!r}: {error.strerror}") from error
+    return count

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,22 +64,24 @@ def predict(
     spec = predictor.spec
     if id_ is not None and not spec.columns:
         raise InputError(f"--id {id_} is for tables; this model takes {spec.input_name}")
-    batches = [inputs.read_named(name, spec, fit=fit, invert=invert, id_column=id_) for name in files]
-    found: list[outputs.Prediction] = []
-    for names, raw in batches:
-        _note_unseen(unseen == "refuse", names, raw, spec)
-        probabilities = predictor.answer(raw)["probabilities"]
-        best = (-probabilities).argsort(axis=1, kind="stable")[:, : min(top, len(spec.classes))]
-        for i, (name, order) in enumerate(zip(names, best, strict=True)):
-            ranked = [(spec.classes[k], float(probabilities[i, k])) for k in order]
-            found.append(outputs.Prediction(name, ranked))
+    read = [inputs.parts(name, spec, fit=fit, invert=invert, id_column=id_) for name in files]
+
+    def predictions() -> Iterator[outputs.Prediction]:
+        for names, raw in itertools.chain.from_iterable(read):
+            _note_unseen(unseen == "refuse", names, raw, spec)
+            probabilities = predictor.answer(raw)["probabilities"]
+            best = (-probabilities).argsort(axis=1, kind="stable")[:, : min(top, len(spec.classes))]
+            for i, (name, order) in enumerate(zip(names, best, strict=True)):
+                yield outputs.Prediction(name, [(spec.classes[k], float(probabilities[i, k])) for k in order])
+
     if to is not None:
-        outputs.write(found, to, escape)
-        print(f"{len(found):,} rows: {to}")
-    elif as_csv:
-        print(outputs.as_csv(found, escape), end="")
+        print(f"{outputs.write(predictions(), to, escape):,} rows: {to}")
+        return
+    found = list(predictions())  # nothing is printed if something cannot be read
+    if as_csv:
+        print("".join(outputs.as_csv(found, escape)), end="")
     else:
-        print(outputs.as_json(found) if as_json else outputs.as_text(found), end="")
+        print("".join(outputs.as_json(found)) if as_json else outputs.as_text(found), end="")
 
 
 def _note_unseen(refuse: bool, names: list[str], raw: np.ndarray, spec: ModelSpec) -> None:
