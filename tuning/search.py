@@ -19,7 +19,7 @@ from tfsoftmax._folders import Kind, claim, locked
 from tfsoftmax.data import Data
 from tfsoftmax.errors import InputError, TrainingError
 from tfsoftmax.runs.run import differences
-from tfsoftmax.spec import OPTIONS, RunConfig
+from tfsoftmax.spec import OPTIONS, SOLVER, RunConfig
 from tuning import curves
 from tuning.oracles import TUNERS
 from tuning.space import Curvature, Range, SoftmaxHyperModel, Space, around, curvature
@@ -96,6 +96,11 @@ def search(
     trials = number("trials", trials, 1, whole=True)
     if minutes is not None:
         minutes = number("minutes", minutes, 0, open_low=True)
+    if config.optimizer == SOLVER:
+        raise InputError(
+            f"a search trains by epochs, and the optimizer {SOLVER!r} does not: tuning.probe (tfsoftmax probe) "
+            "solves for many penalties at once and chooses one"
+        )
     if data.val is None or data.settings["val"] == "test":
         raise InputError("tuning needs validation rows of its own: set val to a number of training rows, without refit")
     if objective == "val_loss" and (names := [name for name in _IN_THE_LOSS if name in space]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import NamedTuple
 
 import numpy as np
 
@@ -43,6 +44,15 @@ class Whitening:
         return made
 
 
+class _Pair(NamedTuple):
+    """A step, how the gradient changed by it, that change whitened, and one over the product of the first two."""
+
+    step: np.ndarray
+    change: np.ndarray
+    white: np.ndarray
+    inverse: float
+
+
 class Descent:
     """One lane: where it is, and where it wants the loss next.
 
@@ -69,7 +79,8 @@ class Descent:
     def restart(self) -> None:
         """Forget the loss: what follows is of another precision."""
         self.value, self.gradient, self.trial = np.inf, np.zeros_like(self.point), self.point
-        self.pairs: deque[tuple[np.ndarray, np.ndarray, float]] = deque(maxlen=_MEMORY)
+        self.white = np.zeros_like(self.point)  # the whitened gradient
+        self.pairs: deque[_Pair] = deque(maxlen=_MEMORY)
         self.stuck, self._begun, self._fails, self._rest = False, False, 0, 0
         self._values: deque[float] = deque(maxlen=_PATIENCE)
 
@@ -80,6 +91,7 @@ class Descent:
         if not self._begun:
             self._begun = True
             self._accept(value, gradient, 0.0)
+            self._next()
             return
         along = float((gradient * self._way).sum()) if np.isfinite(value) else np.inf
         noise = _NOISE[precision] * max(abs(self.value), abs(value))
@@ -87,11 +99,12 @@ class Descent:
         # a convex function that still falls along the way, or hardly rises, is lower there, whatever rounding says
         flat = abs(value - self.value) <= noise and along <= 0.5 * -self._down
         if lower or flat:
-            step, change = self.trial - self.point, gradient - self.gradient
+            step, change, before = self.trial - self.point, gradient - self.gradient, self.white
+            self._accept(value, gradient, noise)
             curved = float((step * change).sum())
             if curved > 1e-14 * float(np.sqrt((step**2).sum() * (change**2).sum())):
-                self.pairs.append((step, change, 1 / curved))
-            self._accept(value, gradient, noise)
+                self.pairs.append(_Pair(step, change, self.white - before, 1 / curved))
+            self._next()
             return
         if self._ending:
             self._aim()
@@ -114,6 +127,9 @@ class Descent:
         full = len(self._values) == _PATIENCE
         self.stuck = (full and self._values[0] - value <= noise) or not any(self.slope)
         self._values.append(value)
+        self.white = self.whitening(gradient, self.penalty)
+
+    def _next(self) -> None:
         if not self.stuck and not self._attempt():
             self._aim()
 
@@ -130,28 +146,28 @@ class Descent:
         weight = np.full((len(self.gradient), 1), np.sqrt(1 / (2 * self.penalty)))
         weight[-1] = np.sqrt(self.tilt)
         gradient = (self.gradient * weight).ravel()
-        changes = np.stack([(change * weight).ravel() for _, change, _ in self.pairs])
+        changes = np.stack([(pair.change * weight).ravel() for pair in self.pairs])
         shares = np.linalg.lstsq(changes @ changes.T, changes @ gradient, rcond=1e-12)[0]
         if ((gradient - shares @ changes) ** 2).sum() > 0.5 * self.tol:
             return False
         self._rest, self._ending, self._step, self._fails = _REST, True, 1.0, 0
-        self._way = -sum(share * step for share, (step, _, _) in zip(shares, self.pairs, strict=True))
+        self._way = -sum(share * pair.step for share, pair in zip(shares, self.pairs, strict=True))
         self._down = float((self.gradient * self._way).sum())
         self.trial = self.point + self._way
         return True
 
     def _aim(self) -> None:
         """The next way, and a whole step of it."""
-        way, shares = self.gradient.copy(), []
-        for step, change, inverse in reversed(self.pairs):
-            shares.append(inverse * float((step * way).sum()))
-            way -= shares[-1] * change
-        white = self.whitening(way, self.penalty)
+        way, white, shares = self.gradient.copy(), self.white.copy(), []
+        for pair in reversed(self.pairs):
+            shares.append(pair.inverse * float((pair.step * way).sum()))
+            way -= shares[-1] * pair.change
+            white -= shares[-1] * pair.white  # whitening is linear: once for each gradient is enough
         if self.pairs:
-            _, change, inverse = self.pairs[-1]
-            white /= inverse * float((change * self.whitening(change, self.penalty)).sum())
-        for (step, change, inverse), share in zip(self.pairs, reversed(shares), strict=True):
-            white += step * (share - inverse * float((change * white).sum()))
+            last = self.pairs[-1]
+            white /= last.inverse * float((last.change * last.white).sum())
+        for pair, share in zip(self.pairs, reversed(shares), strict=True):
+            white += pair.step * (share - pair.inverse * float((pair.change * white).sum()))
         self._way, self._ending, self._step, self._fails = -white, False, 1.0, 0
         self._down = float((self.gradient * self._way).sum())
         self.trial = self.point + self._way

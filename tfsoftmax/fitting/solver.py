@@ -29,7 +29,7 @@ from tfsoftmax.spec import RunConfig
 TOL, PASSES = RunConfig.tol, RunConfig.passes
 _WIDE = 4096  # features above which the Gram matrix is too large to be whitened with; its diagonal is taken
 _SMALL = 2**20  # numbers of rows below which float32 saves nothing
-_PARAMETERS = 2**24  # of all lanes at once; the memory of L-BFGS holds each 20 times
+_PARAMETERS = 2**23  # of all lanes at once; the memory of L-BFGS holds each 30 times
 _NEVER = 60.0  # how far the bias of a class without rows is below the others: its probability is below 1e-25
 
 
