@@ -18,16 +18,28 @@ _ROWS = 2**14  # that are written together
 
 
 class Prediction(NamedTuple):
-    """What was predicted for one row: its name, and its best classes with their probabilities, best first."""
+    """What was predicted for one row: its name, and its best classes with their probabilities, best first.
+
+    ``refused`` says that the best one is not sure enough to be called the row's label.
+    """
 
     input: str
     top: list[tuple[str, float]]
+    refused: bool = False
+
+    @property
+    def label(self) -> str | None:
+        """The best class, if it is sure enough."""
+        return None if self.refused else self.top[0][0]
 
 
 def as_text(found: Sequence[Prediction]) -> str:
-    """One line per row."""
+    """One line per row; what is refused is followed by what it might be."""
     width = max((len(row.input) for row in found), default=0)
-    lines = (f"{row.input:<{width}}  " + "   ".join(f"{name} {p:.1%}" for name, p in row.top) for row in found)
+    lines = (
+        f"{row.input:<{width}}  {'refused: ' * row.refused}" + "   ".join(f"{name} {p:.1%}" for name, p in row.top)
+        for row in found
+    )
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -36,17 +48,17 @@ def as_json(found: Iterable[Prediction]) -> Iterator[str]:
     yield '{"predictions": ['
     for place, row in enumerate(found):
         top = [{"label": label, "probability": p} for label, p in row.top]
-        yield (", " if place else "") + json.dumps({"input": row.input, "label": row.top[0][0], "top": top})
+        yield (", " if place else "") + json.dumps({"input": row.input, "label": row.label, "top": top})
     yield "]}\n"
 
 
 def as_csv(found: Iterable[Prediction], escape: bool = False) -> Iterator[str]:
-    """``input``, ``label``, ``probability``, then the rest of the best ones, in pieces.
+    """``input``, ``label`` (empty where refused), ``probability``, then the rest of the best ones, in pieces.
 
     With ``escape`` an apostrophe stands before what a spreadsheet would take for a formula.
     """
 
-    def cell(value: str | float) -> str | float:
+    def cell(value: str | float | None) -> str | float | None:
         return f"'{value}" if escape and isinstance(value, str) and value.startswith(_FORMULA) else value
 
     for place, rows in enumerate(_some(found)):
@@ -54,7 +66,7 @@ def as_csv(found: Iterable[Prediction], escape: bool = False) -> Iterator[str]:
         table = csv.writer(content, lineterminator="\n")
         if place == 0:
             table.writerow(_names(rows))
-        table.writerows([cell(row.input), *(cell(value) for pair in row.top for value in pair)] for row in rows)
+        table.writerows([cell(value) for value in _cells(row)] for row in rows)
         yield content.getvalue()
 
 
@@ -65,6 +77,10 @@ def _some(found: Iterable[Prediction]) -> Iterator[list[Prediction]]:
     yield rows
     while rows := list(itertools.islice(left, _ROWS)):
         yield rows
+
+
+def _cells(row: Prediction) -> tuple[str | float | None, ...]:
+    return row.input, row.label, row.top[0][1], *(value for pair in row.top[1:] for value in pair)
 
 
 def _names(found: Sequence[Prediction]) -> list[str]:
@@ -84,10 +100,11 @@ def _parquet(found: Iterable[Prediction], file: BinaryIO) -> None:
 
     writer = None
     for rows in _some(found):
-        values = [(row.input, *(value for pair in row.top for value in pair)) for row in rows]
-        table = pa.table(dict(zip(_names(rows), map(list, zip(*values, strict=True)), strict=True)))
-        writer = writer or pyarrow.parquet.ParquetWriter(file, table.schema)
-        writer.write_table(table)
+        names = _names(rows)
+        schema = pa.schema([(name, pa.float64() if name.startswith("prob") else pa.string()) for name in names])
+        columns = [list(column) for column in zip(*map(_cells, rows), strict=True)]
+        writer = writer or pyarrow.parquet.ParquetWriter(file, schema)
+        writer.write_table(pa.table(dict(zip(names, columns, strict=True)), schema))
     if writer is not None:
         writer.close()
 

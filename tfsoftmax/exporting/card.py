@@ -125,6 +125,10 @@ def _data(values: dict[str, Any]) -> str:
         lines.append(f"- Split: {split}. The test split was read once, after training.")
         settings = {key: value for key, value in config.items() if key not in ("data", "fingerprint")}
         lines.append(f"- Settings: {', '.join(f'{key} {value}' for key, value in settings.items())}.")
+    if metrics and (temperature := metrics.get("temperature")):
+        lines.append(
+            f"- Calibrated: the logits are divided by the temperature {temperature:.4g}, fitted on the validation rows."
+        )
     if metrics and metrics.get("optimum"):
         lines.append(f"- Solved in {metrics['seconds']:.1f} s: {proof(metrics['optimum'])}.")
     elif metrics and metrics.get("epochs"):

@@ -12,6 +12,7 @@ import numpy as np
 from tfsoftmax._checks import typed
 from tfsoftmax._files import read_json
 from tfsoftmax.errors import InputError
+from tfsoftmax.runs.calibration import Calibration
 
 MATRIX = 100  # classes up to which the whole confusion matrix is kept; it grows with their square
 MISTAKES = 100  # the most frequent mistakes that are kept
@@ -52,11 +53,33 @@ class Weighted(TypedDict):
     accuracy: float
 
 
+class Bin(TypedDict):
+    """Rows of about the same largest probability."""
+
+    rows: int
+    confidence: float
+    accuracy: float
+
+
+class Probabilities(TypedDict):
+    """Figures of probabilities that are calibrated by a temperature."""
+
+    temperature: float
+    loss: float
+    brier: float
+    calibration_error: float
+    reliability: list[Bin]
+
+
 class Figures(_Figures, total=False):
-    """What :func:`evaluate` returns; the first versions wrote no mistakes, and rows may have no weights."""
+    """What :func:`evaluate` returns; former versions wrote less, and rows may have no weights and no temperature."""
 
     mistakes: list[Mistake]
+    brier: float
+    calibration_error: float
+    reliability: list[Bin]
     weighted: Weighted
+    calibrated: Probabilities
 
 
 class Certificate(TypedDict):
@@ -125,6 +148,7 @@ def evaluate(
     labels: np.ndarray,
     classes: Sequence[str],
     weights: np.ndarray | None = None,
+    temperature: float | None = None,
 ) -> dict[str, Any]:
     """Compare logits with labels.
 
@@ -133,18 +157,27 @@ def evaluate(
         labels: whole numbers ``(rows,)``.
         classes: class names in the order of the labels.
         weights: of the rows, not all 0, ``(rows,)``.
+        temperature: that calibrates the model, see :func:`tfsoftmax.runs.calibration.temperature`.
 
     Returns:
         A JSON-ready dict: ``rows``, ``loss`` (mean, nats), ``accuracy``, ``accuracy_95`` (low, high), ``classes`` (a
         list of ``name``, ``count``, ``precision``, ``recall``; a figure over nothing is ``None``), ``confusion``
         (row: true class, column: predicted class; ``None`` above ``MATRIX`` classes), ``mistakes`` (the most frequent
-        ones first, at most ``MISTAKES``: ``true`` and ``predicted`` class, ``rows``). With weights also ``weighted``:
-        ``loss`` and ``accuracy`` as means by weight; all else counts rows.
+        ones first, at most ``MISTAKES``: ``true`` and ``predicted`` class, ``rows``), and what
+        :meth:`tfsoftmax.runs.calibration.Calibration.figures` returns. With weights also ``weighted``: ``loss`` and
+        ``accuracy`` as means by weight; all else counts rows. With a temperature also ``calibrated``: it, and ``loss``,
+        ``brier``, ``calibration_error`` and ``reliability`` at it.
     """
     said_by, losses_of, at = [], [], 0
+    trained, cooled, cooled_loss = Calibration(), Calibration(), 0.0
     for part in [logits] if isinstance(logits, np.ndarray) else logits:
+        label = labels[at : at + len(part)]
         said_by.append(part.argmax(axis=1))
-        losses_of.append(cross_entropy(part, labels[at : at + len(part)]))
+        losses_of.append(cross_entropy(part, label))
+        trained.add(part, label)
+        if temperature is not None:
+            cooled.add(part / temperature, label)
+            cooled_loss += float(cross_entropy(part / temperature, label).sum())
         at += len(part)
     count, predicted, losses = len(classes), np.concatenate(said_by), np.concatenate(losses_of)
     pairs, rows = np.unique(labels.astype(np.int64) * count + predicted, return_counts=True)
@@ -162,6 +195,10 @@ def evaluate(
     if weights is not None:
         means = {"loss": losses, "accuracy": predicted == labels}
         weighted = {"weighted": {name: float(np.average(values, weights=weights)) for name, values in means.items()}}
+    calibrated = {}
+    if temperature is not None:
+        found = {"temperature": temperature, "loss": cooled_loss / len(labels), **cooled.figures()}
+        calibrated = {"calibrated": found}
     return {
         "rows": len(labels),
         "loss": float(losses.mean()),
@@ -180,7 +217,9 @@ def evaluate(
         "mistakes": [
             {"true": classes[true_of[i]], "predicted": classes[said_of[i]], "rows": int(rows[i])} for i in wrong
         ],
+        **trained.figures(),
         **weighted,
+        **calibrated,
     }
 
 
@@ -261,6 +300,21 @@ def report(figures: dict[str, Any], most: int = 20) -> str:
     lines += ["", "most frequent mistakes"]
     lines += [f"{row['rows']:>6}  {row['true']}, called {row['predicted']}" for row in figures["mistakes"][:most]]
     return "\n".join(lines)
+
+
+def probabilities(result: dict[str, Any]) -> str:
+    """How good the probabilities are, as they are and at the temperature, in lines; empty for figures without them."""
+    calibrated = result.get("calibrated")
+    rows = [
+        ("as trained", result),
+        (f"at temperature {calibrated['temperature']:.4g}" if calibrated else "", calibrated),
+    ]
+    return "\n".join(
+        f"{name}: log-loss {found['loss']:.4f}   Brier score {found['brier']:.4f}   "
+        f"calibration error {found['calibration_error']:.4f}"
+        for name, found in rows
+        if found and "brier" in found
+    )
 
 
 def _figure(value: float | None) -> str:

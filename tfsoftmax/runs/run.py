@@ -18,6 +18,7 @@ from tfsoftmax.columns import missing, recode, refuse_missing
 from tfsoftmax.data import Data, load
 from tfsoftmax.errors import InputError
 from tfsoftmax.rows import Rows, preprocess
+from tfsoftmax.runs.calibration import temperature as temperature_of
 from tfsoftmax.runs.evaluation import evaluate, read_metrics
 from tfsoftmax.sources.fingerprint import changes
 from tfsoftmax.spec import OPTIONS, ModelSpec, RunConfig
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from tfsoftmax.export import Export
 
 COMPARED = 100_000  # rows on which an export is compared with the model, at most
+FITTED = 2**24  # logits that a temperature is fitted on, at most
 
 
 class Run:
@@ -119,7 +121,15 @@ class Run:
         test = self._rows(data, data.test.rows).dataset()
         if split == "val" and self.config.val != "test":
             test = self._val(data)
-        return figures(model, test, self.spec.classes, self._class_weights(data) if prior else None)
+        if prior:
+            return figures(model, test.rows, self.spec.classes, class_weights=self._class_weights(data))
+        return figures(model, test.rows, self.spec.classes, self._temperature)
+
+    @property
+    def _temperature(self) -> float | None:
+        """That was fitted on the validation rows; ``None`` where there were none."""
+        val = self.metrics["val"] or {}
+        return val.get("calibrated", {}).get("temperature")
 
     def _class_weights(self, data: Data) -> np.ndarray:
         """The weights of classes in training."""
@@ -140,6 +150,7 @@ class Run:
         data: Data | None = None,
         version: int | None = None,
         keep: int | None = None,
+        calibrated: bool = False,
     ) -> Export:
         """Write a version folder, see :func:`tfsoftmax.export`, with the files compared on the validation rows.
 
@@ -149,9 +160,11 @@ class Run:
                 compared on test rows.
             version: as for :func:`tfsoftmax.export`.
             keep: the same.
+            calibrated: divide the weights by the temperature that was fitted on the validation rows, so that the files
+                answer with calibrated probabilities; classes stay as they are.
 
         Raises:
-            InputError: data that do not fit, and as :func:`tfsoftmax.export`.
+            InputError: a run without such a temperature, data that do not fit, and as :func:`tfsoftmax.export`.
             ExportError: as :func:`tfsoftmax.export`.
         """
         from tfsoftmax.export import export
@@ -163,17 +176,37 @@ class Run:
         if self.config.val not in ("test", 0) and not self.config.refit and self._is_of(data):
             rows = self._val(data).rows
         few = slice(None, None, -(-len(rows) // COMPARED))
+        metrics = self.metrics
+        if calibrated:
+            model, metrics = self._calibrated()
         return export(
             model,
             self.spec,
             path,
             rows=rows.take(few),
             labels=rows.y[few],
-            metrics=self.metrics,
+            metrics=metrics,
             config=self.config,
             version=version,
             keep=keep,
         )
+
+    def _calibrated(self) -> tuple[keras.Sequential, dict[str, Any]]:
+        """The model whose logits are divided by the temperature, and its figures."""
+        temperature = self._temperature
+        if temperature is None:
+            raise InputError(
+                f"the run in {str(self.folder)!r} has no temperature: it had no validation rows of its own to fit one "
+                "on; train it again with --val and without --refit, or export it as it is"
+            )
+        model = keras.models.clone_model(self.model)
+        model.set_weights([np.asarray(weight) / np.float32(temperature) for weight in self.model.get_weights()])
+        metrics = {**self.metrics, "temperature": temperature}
+        for split in ("val", "test"):
+            found = dict(metrics[split])
+            found |= {name: value for name, value in found.pop("calibrated", {}).items() if name != "temperature"}
+            metrics[split] = found
+        return model, metrics
 
     def _is_of(self, data: Data) -> bool:
         return self.config.fingerprint in (None, data.fingerprint)
@@ -226,17 +259,32 @@ class Run:
 
 
 def figures(
-    model: keras.Model, dataset: tf.data.Dataset, classes: tuple[str, ...], class_weights: np.ndarray | None = None
+    model: keras.Model,
+    rows: Rows,
+    classes: tuple[str, ...],
+    temperature: float | None = None,
+    class_weights: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Evaluate ``model`` on one of the data sets of :class:`tfsoftmax.Data`, without ``class_weights`` of training."""
-    rows = dataset.rows
+    """Evaluate ``model`` on ``rows``, without ``class_weights`` of training."""
+    logits = _logits(model, rows)
+    if class_weights is not None:
+        logits = (without_weights(part, class_weights) for part in logits)
+    return evaluate(logits, rows.y, classes, rows.weight, temperature)
 
-    def logits() -> Iterator[np.ndarray]:
-        for raw in rows.parts():
-            found = np.asarray(model(preprocess(rows.spec, raw)))
-            yield found if class_weights is None else without_weights(found, class_weights)
 
-    return evaluate(logits(), rows.y, classes, rows.weight)
+def fitted_temperature(model: keras.Model, rows: Rows) -> float:
+    """The temperature of ``rows``, on evenly spaced ones of very many."""
+    step, at, kept = -(-len(rows) * len(rows.spec.classes) // FITTED), 0, []
+    for part in _logits(model, rows):
+        kept.append(part[-at % step :: step])
+        at += len(part)
+    weight = None if rows.weight is None else rows.weight[::step]
+    return temperature_of(np.concatenate(kept), rows.y[::step], weight)
+
+
+def _logits(model: keras.Model, rows: Rows) -> Iterator[np.ndarray]:
+    for raw in rows.parts():
+        yield np.asarray(model(preprocess(rows.spec, raw)))
 
 
 def data_settings(config: RunConfig) -> dict[str, Any]:

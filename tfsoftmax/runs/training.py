@@ -34,7 +34,7 @@ from tfsoftmax.fitting.resume import Resume, before
 from tfsoftmax.inspection import inspect
 from tfsoftmax.model import SoftmaxRegression
 from tfsoftmax.runs.log import Log
-from tfsoftmax.runs.run import Run, data_settings, differences, figures
+from tfsoftmax.runs.run import Run, data_settings, differences, figures, fitted_temperature
 from tfsoftmax.runs.solving import to_the_optimum
 from tfsoftmax.spec import OPTIONS, SOLVER, RunConfig
 from tfsoftmax.strategy import agree, chief, several, together, workers
@@ -178,9 +178,12 @@ def _finish(
 ) -> None:
     """Write what a finished run folder has."""
     _save(model, folder / "model.keras")
+    fitted = None
+    if data.val is not None and config.val != "test":
+        fitted = fitted_temperature(model, data.val.rows)
     metrics = {
-        "val": None if data.val is None else figures(model, data.val, data.classes),
-        "test": figures(model, data.test, data.classes),
+        "val": None if data.val is None else figures(model, data.val.rows, data.classes, fitted),
+        "test": figures(model, data.test.rows, data.classes, fitted),
         "epochs": len(log.rows),
         "seconds": log.seconds,
         **({} if certificate is None else {"optimum": certificate}),

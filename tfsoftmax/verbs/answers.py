@@ -42,6 +42,9 @@ def predict(
     unseen: Annotated[
         str, typer.Option(help="accept or refuse values of a table that training did not see.")
     ] = "accept",
+    refuse_below: Annotated[
+        float, typer.Option(help="Name no label where its probability is below this.", min=0, max=1)
+    ] = 0.0,
     to: Annotated[
         Path | None, typer.Option(help="Write a .csv, .json or .parquet file.", show_default="standard output")
     ] = None,
@@ -72,7 +75,8 @@ def predict(
             probabilities = predictor.answer(raw)["probabilities"]
             best = (-probabilities).argsort(axis=1, kind="stable")[:, : min(top, len(spec.classes))]
             for i, (name, order) in enumerate(zip(names, best, strict=True)):
-                yield outputs.Prediction(name, [(spec.classes[k], float(probabilities[i, k])) for k in order])
+                ranked = [(spec.classes[k], float(probabilities[i, k])) for k in order]
+                yield outputs.Prediction(name, ranked, ranked[0][1] < refuse_below)
 
     if to is not None:
         print(f"{outputs.write(predictions(), to, escape):,} rows: {to}")

@@ -21,16 +21,16 @@ def evaluate(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a finished run: loss, accuracy with its 95 % interval, figures a class, confusion matrix."""
+    """Evaluate a finished run: loss, accuracy with its 95 % interval, calibration, figures per class, mistakes."""
     one_of("--split", split, ("test", "val"))
     with tensorflow():
-        from tfsoftmax.runs.evaluation import report, summary
+        from tfsoftmax.runs.evaluation import probabilities, report, summary
         from tfsoftmax.runs.run import Run
     result = Run(run).evaluate(split, prior=prior)
     if as_json:
         print(json.dumps({"split": split, **result}))
         return
-    print(f"{split}: {summary(result)}\n\n{report(result)}")
+    print(f"{split}: {summary(result)}\n{probabilities(result)}\n\n{report(result)}")
 
 
 def export(
@@ -43,12 +43,16 @@ def export(
         int | None,
         typer.Option(help="Versions to keep; older ones go once the new one is there.", min=1, show_default="all"),
     ] = None,
+    calibrated: Annotated[
+        bool,
+        typer.Option("--calibrated", help="Divide the logits by the temperature that was fitted on validation rows."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Export a finished run as the next version, each file compared with the model on the validation rows."""
     with tensorflow():
         from tfsoftmax.runs.run import Run
-    done = Run(run).export(to, version=version, keep=keep)
+    done = Run(run).export(to, version=version, keep=keep, calibrated=calibrated)
     if as_json:
         print(json.dumps({"folder": str(done.folder), "parity": done.parity, "removed": done.removed}))
         return
