@@ -304,16 +304,14 @@ def report(figures: dict[str, Any], most: int = 20) -> str:
 
 def probabilities(result: dict[str, Any]) -> str:
     """How good the probabilities are, as they are and at the temperature, in lines; empty for figures without them."""
-    calibrated = result.get("calibrated")
-    rows = [
-        ("as trained", result),
-        (f"at temperature {calibrated['temperature']:.4g}" if calibrated else "", calibrated),
-    ]
+    rows = [("as trained", result)]
+    if calibrated := result.get("calibrated"):
+        rows.append((f"at temperature {calibrated['temperature']:.4g}", calibrated))
     return "\n".join(
         f"{name}: log-loss {found['loss']:.4f}   Brier score {found['brier']:.4f}   "
         f"calibration error {found['calibration_error']:.4f}"
         for name, found in rows
-        if found and "brier" in found
+        if "brier" in found
     )
 
 
