@@ -22,7 +22,7 @@ def test_the_whole_way(idx_folder, tfsoftmax_cli, tmp_path):
     assert status == 0
     assert "trained 2 epochs" in out
     first, *epochs = err.splitlines()
-    assert first == "tiny: 230 training and 50 test rows of uint8 6x5, 3 classes"
+    assert first == "tiny: 230 training and 50 test rows of 6x5 uint8 values, 3 classes"
     assert [line.split()[1] for line in epochs] == ["1/2", "2/2"], "plain lines where there is no terminal"
     status, out, err = tfsoftmax_cli("evaluate", run, "--split", "val")
     assert (status, err) == (0, "")

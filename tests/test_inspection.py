@@ -105,7 +105,9 @@ def test_fashion_mnist_has_no_row_twice_and_a_planted_one_is_found():
     source = sources.read("fashion_mnist")
     found = inspect(source)
     assert found.duplicates == {"train": EMPTY, "test": EMPTY, "test_in_train": EMPTY}
-    assert first_lines(found) == ["fashion_mnist: 60,000 training and 10,000 test rows of uint8 28x28, 10 classes"]
+    assert first_lines(found) == [
+        "fashion_mnist: 60,000 training and 10,000 test rows of 28x28 uint8 values, 10 classes"
+    ]
     assert (found.values["elements"], found.values["max"]) == (784, 255.0)
     assert round(found.values["mean"] / 255, 4) == 0.2860  # the mean that is published for it
     source.x_train[59_999], source.x_test[77] = source.x_train[3], source.x_train[5]

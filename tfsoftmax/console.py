@@ -60,6 +60,8 @@ def _explained(error: BaseException) -> tuple[int, str]:
             1,
             f"this needs {error.name}, which is not installed; `pip install tfsoftmax` brings what it requires",
         )
+    if isinstance(error, MemoryError):
+        return 1, f"there is not enough memory: {error or 'an array could not be made'}; use fewer or smaller rows"
     if isinstance(error, OSError):
         return 1, f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
     return 1, f"{type(error).__name__}: {error} (--debug shows where)"

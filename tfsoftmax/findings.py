@@ -24,7 +24,7 @@ def headline(found: Inspection) -> str:
         f"{found.rows['train']:,} rows" if test is None else f"{found.rows['train']:,} training and {test:,} test rows"
     )
     columns = f"{len(found.columns):,} column{'s' if len(found.columns) > 1 else ''}"
-    of = columns if found.columns else f"{found.dtype} {'x'.join(map(str, found.shape))}"
+    of = columns if found.columns else f"{'x'.join(map(str, found.shape))} {found.dtype} values"
     test_split = "; no test split" if test is None else "; the test rows are drawn from all" if found.drawn else ""
     groups = "" if found.groups is None else f" in {found.groups:,} groups"
     return f"{_cell(found.name, 40)}: {rows}{groups} of {of}, {len(found.classes):,} classes{test_split}"

@@ -129,10 +129,29 @@ def test_source_refuses(change, text):
         tfsoftmax.Source("rows", **{**good, "classes": "ab", **change})
 
 
-@pytest.mark.parametrize("name", ["fasion_mnist", "mnist", "", "idx", "idx:", "fashion_mnist:x", "tfds:"])
+@pytest.mark.parametrize("name", ["fasion_mnist", "mnist", ""])
 def test_unknown_name(name):
     with pytest.raises(tfsoftmax.InputError, match="unknown data set"):
         tfsoftmax.load(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("idx", "the data set 'idx' needs an argument: write idx:FOLDER"),
+        ("tfds:", "the data set 'tfds:' needs an argument: write tfds:NAME"),
+        ("fashion_mnist:x", "the data set 'fashion_mnist:x' takes no argument: write fashion_mnist"),
+    ],
+)
+def test_a_name_without_its_argument(name, text):
+    with pytest.raises(tfsoftmax.InputError, match=text):
+        tfsoftmax.load(name)
+
+
+def test_the_documentation_has_every_source():
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    missing = [kind.usage for kind in sources.SOURCES.values() if f"`{kind.usage}`" not in text]
+    assert missing == []
 
 
 def test_unknown_name_has_the_nearest():

@@ -1,4 +1,4 @@
-"""Where labelled rows come from: the table of sources, and the rows in memory that each gives."""
+"""SOURCES: where labelled rows come from, one function per kind of data set."""
 
 from __future__ import annotations
 
@@ -118,6 +118,9 @@ def _kind(name: str) -> tuple[str, str]:
     if kind not in SOURCES and (found := _plain_kind(name)):
         return found, name
     usages = [entry.usage for entry in SOURCES.values()]
+    if kind in SOURCES:
+        takes = "needs an argument" if ":" in SOURCES[kind].usage else "takes no argument"
+        raise InputError(f"the data set {name!r} {takes}: write {SOURCES[kind].usage}")
     near = difflib.get_close_matches(name, sorted({*SOURCES, *usages}), n=3, cutoff=0.5)
     hint = f"; nearest: {', '.join(near)}" if near else ""
     if Path(name).exists():
