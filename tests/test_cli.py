@@ -91,7 +91,8 @@ def test_python_m(tmp_path):
 
 
 def test_shell_completion(tfsoftmax_cli, monkeypatch):
-    assert "complete -o default -F" in tfsoftmax_cli("--show-completion", "bash")[1]
+    found = tfsoftmax_cli("--show-completion", "bash")
+    assert "complete -o default -F" in found[1], found
     for name, value in {
         "_TFSOFTMAX_COMPLETE": "complete_bash",
         "COMP_WORDS": "tfsoftmax ev",
