@@ -102,7 +102,7 @@ def _parquet(found: Iterable[Prediction], file: BinaryIO) -> None:
     for rows in _some(found):
         names = _names(rows)
         schema = pa.schema([(name, pa.float64() if name.startswith("prob") else pa.string()) for name in names])
-        columns = [list(column) for column in zip(*map(_cells, rows), strict=True)]
+        columns = [list(column) for column in zip(*map(_cells, rows), strict=True)] or [[] for _ in names]
         writer = writer or pyarrow.parquet.ParquetWriter(file, schema)
         writer.write_table(pa.table(dict(zip(names, columns, strict=True)), schema))
     if writer is not None:

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import onnxruntime
+import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -120,5 +121,7 @@ def test_unsure_answers_are_refused(finished, tmp_path, tfsoftmax_cli, source):
     assert all(row["label"] in (None, row["top"][0]["label"]) for row in rows)
     text = tfsoftmax_cli(*arguments)[1].splitlines()
     assert [" refused: " in line for line in text] == (shares < limit).tolist()
+    assert tfsoftmax_cli(*arguments[:-1], 1.0, "--to", tmp_path / "none.parquet")[0] == 0
+    assert pyarrow.parquet.read_table(tmp_path / "none.parquet")["label"].to_pylist() == [None] * 20
     lines = tfsoftmax_cli(*arguments, "--csv")[1].splitlines()[1:]
     assert [line.split(",")[1] == "" for line in lines] == (shares < limit).tolist()
