@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import functools
+import io
 import json
 import math
 import os
@@ -16,18 +17,20 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from tfsoftmax._checks import one_of, typed
-from tfsoftmax._files import read_json, write_csv
+from tfsoftmax._checks import number, one_of, typed
+from tfsoftmax._files import read_json, write_bytes, write_csv
 from tfsoftmax._folders import Kind, claim, locked
+from tfsoftmax.columns import spec_of
 from tfsoftmax.data import Data
 from tfsoftmax.errors import InputError
 from tfsoftmax.fitting.solver import Progress, Solution, optimum, penalty
 from tfsoftmax.rows import Rows
-from tfsoftmax.runs.evaluation import cross_entropy
+from tfsoftmax.runs.evaluation import cross_entropy, softmax
 from tfsoftmax.runs.run import Run
 from tfsoftmax.runs.training import train
 from tfsoftmax.spec import SOLVER, RunConfig
 
+OUT_OF_FOLD = "out_of_fold.npz"
 OBJECTIVES = ("val_accuracy", "val_loss")
 TOL, PASSES = 1e-3, 500  # of the sweep; the model that is kept has those of RunConfig
 _EVERY = 5.0  # seconds between lines of progress
@@ -74,18 +77,24 @@ def probe(
     *,
     grid: str = "default",
     objective: str = "val_accuracy",
+    folds: int | None = None,
     overwrite: bool = False,
     progress: bool = False,
 ) -> Probe:
     """Solve for all penalties on the training rows, choose on the validation rows, refit on both, test once.
 
+    With ``folds`` each fold is validated in its turn by models of the others, preprocessed by what they have;
+    ``out_of_fold.npz`` keeps what these say with the penalty chosen: ``probabilities`` float32 ``(rows, classes)``,
+    ``labels`` and ``rows``, the places in the source's training split.
+
     The same call goes on where a killed one had solved the penalties, and ends in the same bytes but ``seconds``.
 
     Args:
-        data: with validation rows of its own.
+        data: with validation rows of its own; for folds without.
         out: the folder to write.
         grid: a name in ``GRIDS``.
         objective: ``"val_accuracy"`` (of equal ones the lower loss) or ``"val_loss"``.
+        folds: how many, at least 2; each has of every class its share.
         overwrite: replace a probe that is there.
         progress: report on standard error.
 
@@ -94,19 +103,26 @@ def probe(
     """
     one_of("grid", grid, GRIDS)
     one_of("objective", objective, OBJECTIVES)
-    if data.val is None or data.settings["val"] == "test":
-        raise InputError("a probe needs validation rows of its own: set val to a number of training rows")
-    asked = {"data": data.name, "fingerprint": data.fingerprint, "grid": grid, "objective": objective}
+    if folds is not None:
+        folds = number("folds", folds, 2, len(data.train.rows), whole=True)
+        if data.val is not None or data.spec.columns or data.source.groups is not None:
+            raise InputError("folds take all training rows, of arrays or pictures without groups: set val to 0")
+    elif data.val is None or data.settings["val"] == "test":
+        raise InputError("a probe needs validation rows of its own: set val to a number of training rows, or folds")
+    asked: dict[str, Any] = {"data": data.name, "fingerprint": data.fingerprint}
+    asked |= {"grid": grid, "objective": objective, "folds": folds}
     asked["settings"] = {**data.settings, **data.options}
     folder, text = Path(out), json.dumps(asked, indent=1) + "\n"
     with locked(folder):
         claim(folder, PROBE_FOLDER, text, overwrite, functools.partial(_same, folder, asked))
         table = folder / "penalties.csv"
         if not table.exists():
-            write_csv(table, _sweep(data, GRIDS[grid](len(data.train.rows), len(data.classes)), progress))
+            write_csv(table, _sweep(data, folds, GRIDS[grid](len(data.train.rows), len(data.classes)), progress))
         rows = _read_table(table)
         best = chosen(rows, objective)
         _draw(folder / "penalties.png", rows, best)
+        if folds is not None and not (folder / OUT_OF_FOLD).exists():
+            write_bytes(folder / OUT_OF_FOLD, _out_of_fold(data, folds, best["l2"]))
         settings: dict[str, Any] = {**data.settings, "refit": True}
         both = Data(data.source, **settings)
         config = RunConfig(optimizer=SOLVER, l2=best["l2"], **settings)
@@ -121,8 +137,43 @@ def chosen(rows: Sequence[dict[str, Any]], objective: str) -> dict[str, Any]:
     return min(sorted(rows, key=lambda row: -row["l2"]), key=key)
 
 
-def _sweep(data: Data, l2: list[float], progress: bool) -> list[dict[str, Any]]:
-    """Solve all penalties; one row each."""
+def _parts(data: Data, folds: int | None) -> list[tuple[Rows, Rows]]:
+    """Training and validation rows; of each fold."""
+    rows, seed = data.train.rows, typed("seed", data.settings["seed"], int)
+    if folds is None:
+        return [(rows, data.val.rows)] if data.val is not None else []
+    shuffled = np.random.default_rng(seed).permutation(len(rows))
+    fold = np.empty(len(rows), np.int64)
+    fold[shuffled[np.argsort(rows.y[shuffled], kind="stable")]] = np.arange(len(rows)) % folds
+    parts = []
+    for one in range(folds):
+        held_out, others = np.flatnonzero(fold == one), np.flatnonzero(fold != one)
+        index = others if rows.index is None else rows.index[others]
+        spec = spec_of(data.source, index.astype(np.int32), data.spec.preprocess, data.spec.missing)
+        parts.append((rows.some(others, spec), rows.some(held_out, spec)))
+    return parts
+
+
+def _out_of_fold(data: Data, folds: int, l2: float) -> bytes:
+    """What each row's fold says of it, as an ``.npz``."""
+    places: list[np.ndarray] = []
+    said: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    for train_rows, held_out in _parts(data, folds):
+        (one,) = optimum(train_rows, len(data.classes), [l2])
+        logits = [x.numpy().reshape(len(x), -1) @ one.kernel + one.bias for x, *_ in held_out.dataset()]
+        said.append(softmax(np.concatenate(logits)).astype(np.float32))
+        labels.append(held_out.y)
+        places.append(np.asarray(held_out.index))
+    order, content = np.argsort(np.concatenate(places)), io.BytesIO()
+    arrays = {"probabilities": said, "labels": labels, "rows": places}
+    made: dict[str, Any] = {name: np.concatenate(parts)[order] for name, parts in arrays.items()}
+    np.savez(content, **made)
+    return content.getvalue()
+
+
+def _sweep(data: Data, folds: int | None, l2: list[float], progress: bool) -> list[dict[str, Any]]:
+    """Solve all penalties; one row each: of folds means by rows, the largest gap and the sum of the passes."""
     begin = said = time.perf_counter()
 
     def told(lanes: list[Progress]) -> None:
@@ -136,21 +187,24 @@ def _sweep(data: Data, l2: list[float], progress: bool) -> list[dict[str, Any]]:
                 flush=True,
             )
 
-    found = optimum(data.train.rows, len(data.classes), l2, tol=TOL, passes=PASSES, told=told)
-    splits = {"train": data.train, "val": data.val}
-    figures = {name: figures_of(split.rows, found) for name, split in splits.items() if split is not None}
-    return [
-        {
-            "l2": one.l2,
-            **{
-                f"{split}_{name}": float(values[name][k])
-                for split, values in figures.items()
-                for name in ("loss", "accuracy")
-            },
-            **{name: value for name, value in one.certificate().items() if name in ("gap", "passes", "converged")},
-        }
-        for k, one in enumerate(found)
-    ]
+    solved, figures, counts = [], [], []
+    for train_rows, val_rows in _parts(data, folds):
+        found = optimum(train_rows, len(data.classes), l2, tol=TOL, passes=PASSES, told=told)
+        solved.append(found)
+        counts.append((len(train_rows), len(val_rows)))
+        figures.append((figures_of(train_rows, found), figures_of(val_rows, found)))
+    rows = []
+    for k, value in enumerate(l2):
+        row: dict[str, Any] = {"l2": value}
+        for s, split in enumerate(("train", "val")):
+            for name in ("loss", "accuracy"):
+                means = [of_fold[s][name][k] for of_fold in figures]
+                row[f"{split}_{name}"] = float(np.average(means, weights=[count[s] for count in counts]))
+        lanes = [found[k] for found in solved]
+        row["gap"] = max(math.nan if one.gap is None else one.gap for one in lanes)
+        row |= {"passes": sum(one.passes for one in lanes), "converged": all(one.converged for one in lanes)}
+        rows.append(row)
+    return rows
 
 
 def figures_of(rows: Rows, found: Sequence[Solution]) -> dict[str, np.ndarray]:
@@ -172,6 +226,7 @@ class _Asked(TypedDict):
     fingerprint: str
     grid: str
     objective: str
+    folds: int | None
     settings: dict[str, Any]
 
 
@@ -180,7 +235,7 @@ def _read(path: Path) -> dict[str, Any]:
     return asked
 
 
-PROBE_FOLDER = Kind("probe folder", "probe.json", _read, ("probe.json", "penalties.csv", "penalties.png"))
+PROBE_FOLDER = Kind("probe folder", "probe.json", _read, ("probe.json", "penalties.csv", "penalties.png", OUT_OF_FOLD))
 
 
 def _same(folder: Path, asked: dict[str, Any], there: dict[str, Any]) -> None:

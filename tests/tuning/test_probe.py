@@ -82,3 +82,23 @@ def test_of_equal_penalties_the_larger_is_chosen_and_validation_rows_are_needed(
         tuning.probe(tfsoftmax.load(str(rows), val=0), tmp_path / "probe")
     with pytest.raises(tfsoftmax.InputError, match="tfsoftmax probe"):
         tuning.search(tfsoftmax.load(str(rows)), tmp_path / "tune", config=tfsoftmax.RunConfig(optimizer="lbfgs"))
+
+
+def test_folds_choose_and_keep_what_they_predict(rows, tfsoftmax_cli, tmp_path, monkeypatch):
+    monkeypatch.setitem(GRIDS, "default", lambda rows, classes: [1e-3, 1e-2, 1e-1])
+    out = tmp_path / "probe"
+    status, text, _ = tfsoftmax_cli("probe", rows, "--out", out, "--folds", "2", "--json")
+    assert status == 0
+    best = json.loads(text)["best"]
+    data = tfsoftmax.load(str(rows), val=0)
+    with np.load(out / "out_of_fold.npz") as kept:
+        p, labels, places = kept["probabilities"], kept["labels"], kept["rows"]
+    np.testing.assert_array_equal(places, np.sort(data.train.rows.index))
+    np.testing.assert_array_equal(labels, data.source.y_train[places])
+    right = p[np.arange(len(p)), labels]
+    assert (p.argmax(axis=1) == labels).mean() == pytest.approx(best["val_accuracy"], abs=0.02)
+    assert -np.log(right).mean() == pytest.approx(best["val_loss"], abs=0.02)
+    assert best["val_loss"] > best["train_loss"]  # no row is predicted by a model that saw it
+    status, _, err = tfsoftmax_cli("probe", rows, "--out", tmp_path / "other", "--folds", "2", "--val", "20")
+    assert status == 2
+    assert "set val to 0" in err

@@ -22,6 +22,9 @@ def probe(
         str, typer.Option(help="The penalties: default (45 from 1e-6 to 100), clip or dinov2.")
     ] = "default",
     objective: Annotated[str, typer.Option(help="val_accuracy or val_loss.")] = "val_accuracy",
+    folds: Annotated[
+        int | None, typer.Option(help="Choose by so many folds instead of validation rows; keeps what they predict.")
+    ] = None,
     preprocess: Annotated[str, typer.Option(help="unit, center or standardize.")] = "standardize",
     seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
     missing: Missing = None,
@@ -38,9 +41,11 @@ def probe(
         from tfsoftmax.runs.evaluation import proof, summary
         from tuning.probe import probe as run_probe
     settings = {"val": rows("--val", val), "test": rows("--test", test), "class_weight": weights_of(class_weight)}
+    if folds is not None and val is None:
+        settings["val"] = 0
     settings |= {} if missing is None else {"missing": missing}
     read = Data(sources.read(data, **options), **settings, preprocess=preprocess, seed=seed)
-    found = run_probe(read, out, grid=preset, objective=objective, overwrite=overwrite, progress=True)
+    found = run_probe(read, out, grid=preset, objective=objective, folds=folds, overwrite=overwrite, progress=True)
     metrics = found.run.metrics
     if as_json:
         print(json.dumps({"folder": str(found.folder), "best": found.best, "penalties": found.rows, **metrics}))
