@@ -157,6 +157,30 @@ def server(served):
 
 
 @pytest.fixture(scope="session")
+def grpc_server(tmp_path_factory):
+    """`m`, pictures, and `people`, a table, over HTTP and gRPC."""
+    import calls
+    import made
+
+    folder = tmp_path_factory.mktemp("grpc")
+    serve.write_version(folder / "m", 4, serve.SPEC, *serve.weights(1))
+    raw = np.array([[39.1, 1, 0], [np.nan, 2, 1], [50, np.nan, -1]] * 3, np.float32)
+    tfsoftmax.export(made.model_of(calls.TABLE), calls.TABLE, folder / "people", rows=raw, labels=np.arange(9) % 2)
+    limits = ("--max-rows", 2000, "--max-body", 1, "--timeout", 2)
+    with serve.Server(folder, "--grpc-port", 0, *limits) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def channel(grpc_server):
+    """A connection to it."""
+    import grpc
+
+    with grpc.insecure_channel(grpc_server.grpc) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
 def predictor(served):
     """model -> what answers in this process."""
     return {name: tfsoftmax.Predictor(served / name) for name in ("tiny", "table")}

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import http.client
+import io
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from tfsoftmax.exporting import manifest
 from tfsoftmax.exporting.reference import Reference, hard_rows
@@ -61,6 +63,13 @@ class Server:
                 if line.startswith("serving on "):
                     self.listening.set()
         self.listening.set()
+
+    @property
+    def grpc(self):
+        """The address of gRPC, once the server answers there."""
+        said = "answering gRPC on "
+        until(lambda: any(said in line for line in self.lines))
+        return next(line for line in self.lines if said in line).rpartition(" ")[2]
 
     def connect(self, timeout=60):
         return http.client.HTTPConnection(self.host, self.port, timeout=timeout)
@@ -121,6 +130,13 @@ class Server:
         finally:
             self.process.kill()
             self.process.wait()
+
+
+def png(array):
+    """A picture as the content of a file."""
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def until(condition, seconds=60):

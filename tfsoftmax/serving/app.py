@@ -84,15 +84,12 @@ class Handlers:
 
     async def status(self, call: Call) -> bytes:
         """TensorFlow Serving's status of a model, or of one version."""
-        name, number, shown = call.parameters["model"], call.parameters["version"], self.models.shown
-        if call.parameters["label"] is not None or name not in shown.current:
+        if call.parameters["label"] is not None:
             self.version(call)
-        states = shown.states[name]
-        if number is not None:
-            number = number.lstrip("0") or str(shown.current[name].number)
-            states = {n: state for n, state in states.items() if str(n) == number}
-            if not states:
-                self.version(call)
+        try:
+            states = self.models.states(call.parameters["model"], call.parameters["version"])
+        except KeyError as error:
+            raise Refused(404, error.args[0]) from error
         return tfserving.status(states)
 
     async def described(self, function: Callable[[Version], bytes], call: Call) -> bytes:
@@ -105,8 +102,7 @@ class Handlers:
 
     async def all_ready(self, call: Call) -> Reply:
         """Readiness of the server: each model has a version that answers."""
-        shown = self.models.shown
-        ready = bool(shown.current) and shown.current.keys() == shown.states.keys()
+        ready = self.models.ready
         return Reply(b'{"ready":%s}' % (b"true" if ready else b"false"), status=200 if ready else 503)
 
     async def names(self, call: Call) -> bytes:
@@ -162,8 +158,8 @@ async def _error(settings: Settings, request: Request, error: HTTPException) -> 
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(models: Models, gate: Gate, app: Starlette) -> AsyncIterator[None]:
-    """Follow the export folders while the app runs."""
+async def _lifespan(models: Models, gate: Gate, grpc: str, app: Starlette) -> AsyncIterator[None]:
+    """Follow the export folders while the app runs, and answer gRPC where an address is given."""
 
     async def follow() -> None:
         while True:
@@ -175,14 +171,22 @@ async def _lifespan(models: Models, gate: Gate, app: Starlette) -> AsyncIterator
 
     gc.collect()
     gc.freeze()  # imported objects stay: garbage collections need not visit them
+    server = None
+    if grpc:
+        from tfsoftmax.serving import rpc
+
+        server = rpc.Server(models, gate, grpc)
+        await server.start()
     task = asyncio.create_task(follow())
     yield
     task.cancel()
+    if server is not None:
+        await server.stop()
     await gate.helper.close()
 
 
-def create_app(settings: Settings) -> ASGIApp:
-    """The app over the exports that ``settings`` name, loaded and warm. Raises InputError."""
+def create_app(settings: Settings, grpc: str = "") -> ASGIApp:
+    """The app over the exports that ``settings`` name, loaded and warm; gRPC on ``HOST:PORT``. Raises InputError."""
     gate, models = Gate(settings), Models(settings)
     handlers = Handlers(models, gate)
 
@@ -234,7 +238,7 @@ def create_app(settings: Settings) -> ASGIApp:
         routes.append(fixed(path, files.joinpath(name).read_bytes(), kind, *_PAGE_HEADERS))
     app = App(
         routes=routes,
-        lifespan=functools.partial(_lifespan, models, gate),
+        lifespan=functools.partial(_lifespan, models, gate, grpc),
         exception_handlers={HTTPException: functools.partial(_error, settings)},
     )
     app.router.redirect_slashes = False

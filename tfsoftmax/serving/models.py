@@ -141,6 +141,24 @@ class Models:
             raise KeyError(f"Servable not found for request: {wanted}")
         return model
 
+    @property
+    def ready(self) -> bool:
+        """Whether each model has a version that answers."""
+        return bool(self.shown.current) and self.shown.current.keys() == self.shown.states.keys()
+
+    def states(self, name: str, version: str | None) -> dict[int, tuple[str, str]]:
+        """The states of a model's versions, or of the one that :meth:`get` would take. Raises KeyError as it does."""
+        shown = self.shown
+        if name not in shown.current:
+            self.get(name, version)
+        states = shown.states[name]
+        if version is not None:
+            number = version.lstrip("0") or str(shown.current[name].number)
+            states = {n: state for n, state in states.items() if str(n) == number}
+            if not states:
+                self.get(name, version)
+        return states
+
     def refresh(self) -> None:
         """Scan the disk once, and load what is new. Old versions answer meanwhile."""
         for name, folder in self._folders().items():

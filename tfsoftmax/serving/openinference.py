@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Annotated, Any, NamedTuple, cast
 
@@ -21,7 +22,9 @@ _Parameters = dict[str, bool | int | float | str | None]
 _Dimension = Annotated[int, Meta(ge=0, le=2**40)]
 
 
-class _Input(Struct):  # keys that are not known are let pass: clients are often newer than servers
+class Input(Struct):
+    """An input; keys that are not known are let pass: clients are often newer than servers."""
+
     name: str
     shape: Annotated[list[_Dimension], Meta(max_length=16)]
     datatype: str
@@ -29,15 +32,19 @@ class _Input(Struct):  # keys that are not known are let pass: clients are often
     parameters: _Parameters | None = None
 
 
-class _Output(Struct):
+class Output(Struct):
+    """An output that is asked for."""
+
     name: str
     parameters: _Parameters | None = None
 
 
-class _Request(Struct):
-    inputs: Annotated[list[_Input], Meta(min_length=1, max_length=100_000)]  # as many as a table may have columns
+class Request(Struct):
+    """A request for inference."""
+
+    inputs: Annotated[list[Input], Meta(min_length=1, max_length=100_000)]  # as many as a table may have columns
     id: str | None = None
-    outputs: Annotated[list[_Output], Meta(max_length=16)] | None = None
+    outputs: Annotated[list[Output], Meta(max_length=16)] | None = None
     parameters: _Parameters | None = None
 
 
@@ -48,14 +55,28 @@ class _Wanted(NamedTuple):
     classes: int  # of the classification extension: so many of the best classes; 0: the tensor itself
 
 
-_REQUEST = msgspec.json.Decoder(_Request)
+class Answered(NamedTuple):
+    """What a request is answered with.
+
+    Attributes:
+        outputs: of each its name, its datatype, its values, and whether it is requested in binary.
+        rows: number of rows.
+        unseen: how many values training did not see, by column.
+    """
+
+    outputs: list[tuple[str, str, np.ndarray, bool]]
+    rows: int
+    unseen: dict[str, int]
+
+
+_REQUEST = msgspec.json.Decoder(Request)
 _READY = msgspec.json.Decoder(dict[str, Any])
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics"]
 
 
-def server() -> bytes:
+def server(extensions: list[str] = EXTENSIONS) -> bytes:
     """Metadata of the server."""
-    return msgspec.json.encode({"name": "tfsoftmax", "version": tfsoftmax.__version__, "extensions": EXTENSIONS})
+    return msgspec.json.encode({"name": "tfsoftmax", "version": tfsoftmax.__version__, "extensions": extensions})
 
 
 def metadata(version: Version) -> bytes:
@@ -173,6 +194,26 @@ def infer(
         head, tail = body[:length], body[length:]
     request = tensors.decode(_REQUEST, head)
     tensors.refuse_repeated_keys(head, _keys(request))
+    found = answered(request, tail, version, effort)
+    outputs, parts = [], []
+    for name, datatype, value, binary in found.outputs:
+        output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": value.shape}
+        if not binary:
+            output["data"] = value.ravel().tolist()
+        else:
+            part = as_bytes(value)
+            output["parameters"] = {"binary_data_size": len(part)}
+            parts.append(part)
+        outputs.append(output)
+    answer: dict[str, Any] = {"model_name": version.name, "model_version": str(version.number), "outputs": outputs}
+    if request.id is not None:
+        answer["id"] = request.id
+    head = msgspec.json.encode(answer)
+    return b"".join([head, *parts]), found.rows, found.unseen, len(head) if parts else None
+
+
+def answered(request: Request, tail: bytes, version: Version, effort: Effort) -> Answered:
+    """The outputs that a request asks for; ``tail`` has its tensors in binary. Raises InputError."""
     unseen: dict[str, int] = {}
     if version.table is None:
         raw = _raw(request, tail, version)
@@ -184,23 +225,11 @@ def infer(
     wanted = _wanted(request, version)
     effort.answer(len(raw) * sum(version.outputs[name][1] for name in wanted))
     found = version.answer(raw, tuple(wanted))
-    outputs, parts = [], []
+    outputs = []
     for name, (binary, classes) in wanted.items():
         value = _best(found[name], classes, version.spec.classes) if classes else found[name]
-        datatype = "BYTES" if classes else _TYPES[version.outputs[name][0]]
-        output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": value.shape}
-        if not binary:
-            output["data"] = value.ravel().tolist()
-        else:
-            part = _bytes(value) if value.dtype == object else value.astype(value.dtype.newbyteorder("<")).tobytes()
-            output["parameters"] = {"binary_data_size": len(part)}
-            parts.append(part)
-        outputs.append(output)
-    answer: dict[str, Any] = {"model_name": version.name, "model_version": str(version.number), "outputs": outputs}
-    if request.id is not None:
-        answer["id"] = request.id
-    head = msgspec.json.encode(answer)
-    return b"".join([head, *parts]), len(raw), unseen, len(head) if parts else None
+        outputs.append((name, "BYTES" if classes else _TYPES[version.outputs[name][0]], value, binary))
+    return Answered(outputs, len(raw), unseen)
 
 
 def _best(values: np.ndarray, count: int, names: tuple[str, ...]) -> np.ndarray:
@@ -210,7 +239,7 @@ def _best(values: np.ndarray, count: int, names: tuple[str, ...]) -> np.ndarray:
     return np.array(rows, object).reshape(order.shape)
 
 
-def _keys(request: _Request) -> int:
+def _keys(request: Request) -> int:
     """Number of keys in the request, over all objects."""
     keys = _known(request)
     for item in [*request.inputs, *(request.outputs or ())]:
@@ -222,7 +251,7 @@ def _known(item: Struct) -> int:
     return sum(getattr(item, name) not in (None, UNSET) for name in item.__struct_fields__)
 
 
-def _raw(request: _Request, tail: bytes, version: Version) -> np.ndarray:
+def _raw(request: Request, tail: bytes, version: Version) -> np.ndarray:
     spec = version.spec
     for item in request.inputs:
         if item.name != spec.input_name:
@@ -258,13 +287,13 @@ def _raw(request: _Request, tail: bytes, version: Version) -> np.ndarray:
     return reader.finite(values)
 
 
-def _no_shared_memory(kind: str, item: _Input | _Output) -> None:
+def _no_shared_memory(kind: str, item: Input | Output) -> None:
     """Raise InputError if a tensor is not in the request or the answer itself."""
     if (item.parameters or {}).get("shared_memory_region") is not None:
         raise InputError(f"{kind} {item.name!r} names a shared_memory_region: this server shares no memory, send data")
 
 
-def _wanted(request: _Request, version: Version) -> dict[str, _Wanted]:
+def _wanted(request: Request, version: Version) -> dict[str, _Wanted]:
     """Output name -> how it is requested, in the order of the request."""
     everywhere = _flag(request.parameters, "binary_data_output", False)
     if not request.outputs:
@@ -294,7 +323,14 @@ def _flag(parameters: dict[str, Any] | None, name: str, default: bool) -> bool:
     return value
 
 
-def _bytes(texts: np.ndarray) -> bytes:
-    """Strings in binary form: each preceded by its length in 4 bytes."""
-    encoded = [text.encode() for text in texts.ravel()]
-    return b"".join(len(text).to_bytes(4, "little") + text for text in encoded)
+def as_bytes(values: np.ndarray) -> bytes:
+    """An output in binary form: little-endian, row by row; strings each preceded by their length in 4 bytes."""
+    if values.dtype != object:
+        return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+    return b"".join(map(_string, values.ravel().tolist()))
+
+
+@functools.lru_cache(4096)
+def _string(text: str) -> bytes:
+    encoded = text.encode()
+    return len(encoded).to_bytes(4, "little") + encoded

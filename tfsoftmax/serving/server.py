@@ -50,7 +50,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def run(settings: Settings, host: str, port: int, workers: int) -> None:
+def run(settings: Settings, host: str, port: int, workers: int, grpc_port: int | None = None) -> None:
     """Serve until SIGTERM or SIGINT; requests under way are answered first.
 
     Args:
@@ -58,19 +58,19 @@ def run(settings: Settings, host: str, port: int, workers: int) -> None:
         host: name or address to listen on.
         port: TCP port; 0 takes a free one.
         workers: processes.
+        grpc_port: TCP port of gRPC; 0 takes a free one, none: no gRPC.
 
     Raises:
         InputError: nothing can be served, or the address cannot be used.
     """
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(_bind(host, port))  # a port in use is reported before anything is loaded
-        app = application(settings)  # exports that cannot be served are reported before the server listens
+        grpc = "" if grpc_port is None else _name(stack.enter_context(_reserve(host, grpc_port)))
+        app = application(settings, grpc)  # exports that cannot be served are reported before the server listens
         _listen(listener, host, port)
-        address = listener.getsockname()
-        name = f"[{address[0]}]" if ":" in address[0] else address[0]
 
         def begun() -> None:
-            print(f"serving on http://{name}:{address[1]}", file=sys.stderr, flush=True)
+            print(f"serving on http://{_name(listener)}", file=sys.stderr, flush=True)
 
         if workers == 1:
             _serve(app, settings, listener, begun)
@@ -83,7 +83,7 @@ def run(settings: Settings, host: str, port: int, workers: int) -> None:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         else:
             log.warning("no writable temporary folder: /metrics shows only the figures of the worker that answers")
-        _supervise(settings, listener, workers, begun)
+        _supervise(settings, grpc, listener, workers, begun)
 
 
 def _metrics_folder(stack: contextlib.ExitStack) -> str | None:
@@ -135,7 +135,7 @@ def _serve(app: ASGIApp, settings: Settings, listener: socket.socket, begun: Cal
     server.run([listener])
 
 
-def _work(settings: Settings, listener: socket.socket) -> None:
+def _work(settings: Settings, grpc: str, listener: socket.socket) -> None:
     """A worker process: it ends on a signal, or with its parent."""
 
     def follow() -> None:
@@ -144,10 +144,10 @@ def _work(settings: Settings, listener: socket.socket) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=follow, daemon=True).start()
-    _serve(application(settings), settings, listener)
+    _serve(application(settings, grpc), settings, listener)
 
 
-def _supervise(settings: Settings, listener: socket.socket, count: int, begun: Callable[[], None]) -> None:
+def _supervise(settings: Settings, grpc: str, listener: socket.socket, count: int, begun: Callable[[], None]) -> None:
     """Run ``count`` workers on one socket; a worker that dies is replaced."""
     context = multiprocessing.get_context("spawn")
     woken, wake = context.Pipe(duplex=False)
@@ -156,7 +156,7 @@ def _supervise(settings: Settings, listener: socket.socket, count: int, begun: C
     begun()
 
     def start() -> BaseProcess:
-        worker = context.Process(target=_work, args=(settings, listener))
+        worker = context.Process(target=_work, args=(settings, grpc, listener))
         worker.start()
         return worker
 
@@ -177,8 +177,8 @@ def _supervise(settings: Settings, listener: socket.socket, count: int, begun: C
         worker.join()
 
 
-def application(settings: Settings) -> ASGIApp:
-    """The app in this process, and its log on standard error."""
+def application(settings: Settings, grpc: str = "") -> ASGIApp:
+    """The app in this process, gRPC on an address that is not empty, and the log on standard error."""
     from tfsoftmax.serving.app import create_app
 
     if not log.handlers:
@@ -187,7 +187,7 @@ def application(settings: Settings) -> ASGIApp:
         log.addHandler(handler)
         log.setLevel(logging.INFO)
         log.propagate = False
-    return create_app(settings)
+    return create_app(settings, grpc)
 
 
 def addresses(host: str, port: int) -> list[tuple[Any, ...]]:
@@ -203,19 +203,32 @@ def is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(found[4][0].partition("%")[0]).is_loopback for found in addresses(host, 0))
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _reserve(host: str, port: int) -> socket.socket:
+    """A socket that never listens: it keeps the port of gRPC, which each worker listens on, from others."""
+    with _bind(host, port, "--grpc-port") as alone:  # nobody else has it
+        port = alone.getsockname()[1]
+    return _bind(host, port, "--grpc-port", shared=True)
+
+
+def _bind(host: str, port: int, option: str = "--port", *, shared: bool = False) -> socket.socket:
     """A socket that is bound to the address and does not listen yet."""
     family, _, _, _, address = addresses(host, port)[0]
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if shared else socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address[:2])
     except OSError as error:
         listener.close()
-        raise _taken(host, port, error) from error
+        raise _taken(host, port, error, option) from error
     return listener
+
+
+def _name(listener: socket.socket) -> str:
+    """``HOST:PORT`` of a bound socket."""
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _listen(listener: socket.socket, host: str, port: int) -> None:
@@ -225,5 +238,5 @@ def _listen(listener: socket.socket, host: str, port: int) -> None:
         raise _taken(host, port, error) from error
 
 
-def _taken(host: str, port: int, error: OSError) -> InputError:
-    return InputError(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port")
+def _taken(host: str, port: int, error: OSError, option: str = "--port") -> InputError:
+    return InputError(f"cannot listen on {host}:{port}: {error.strerror}; choose another with {option}")

@@ -133,7 +133,7 @@ def _row(row: Any, reader: tensors.Reader, version: Version, convert: Convert, e
 
 def classify(body: bytes, version: Version, convert: Convert, effort: Effort) -> Answered:
     """Answer the body of ``:classify``: for each example all classes with their probabilities."""
-    raw, unseen = _classified(body, version, convert, effort)
+    raw, unseen = classified(body, version, convert, effort)
     classes = version.spec.classes
     effort.answer(len(raw) * 2 * len(classes))
     probabilities = version.answer(raw, ("probabilities",))["probabilities"].tolist()
@@ -141,7 +141,8 @@ def classify(body: bytes, version: Version, convert: Convert, effort: Effort) ->
     return msgspec.json.encode({"results": results}), len(raw), unseen
 
 
-def _classified(body: bytes, version: Version, convert: Convert, effort: Effort) -> tuple[np.ndarray, dict[str, int]]:
+def classified(body: bytes, version: Version, convert: Convert, effort: Effort) -> tuple[np.ndarray, dict[str, int]]:
+    """The rows of a ``:classify`` body, and what training did not see in them."""
     if version.table is not None:
         raw = tables.examples(body, version.table)
         return raw, tables.unseen(version, raw)

@@ -67,6 +67,22 @@ class Gate:
             text = "this server requires a key: send the header Authorization: Bearer KEY"
             raise Refused(401, text, (b"www-authenticate", b"Bearer"))
 
+    def check_room(self, size: int) -> None:
+        """Raise Refused if a body of ``size`` bytes, which is counted, is large and one too many."""
+        if size > INLINE and self.held > self.most_held:
+            raise Refused(503, "too many large requests at once; try again", (b"retry-after", b"1"))
+
+    async def perform(
+        self, function: Callable[..., Any], body: bytes, encoding: bytes, version: Version, *arguments: Any
+    ) -> Any:
+        """``function(body, version, *arguments, effort)``: here if it is cheap, else in the helper process."""
+        if len(body) <= INLINE:
+            try:
+                return perform(function, body, encoding, Effort.here(self.settings.max_body), version, *arguments)
+            except TooMuch:
+                pass
+        return await self.helper.perform(function, body, encoding, version, *arguments)
+
 
 class Call:
     """One request, as endpoints see it."""
@@ -113,8 +129,7 @@ class Call:
             self.hold(len(part))
             if self.held > limit:
                 raise Refused(413, f"the body is larger than {limit} bytes")
-            if self.held > INLINE and self.gate.held > self.gate.most_held:
-                raise Refused(503, "too many large requests at once; try again", (b"retry-after", b"1"))
+            self.gate.check_room(self.held)
             if not message.get("more_body", False):
                 break
             parts.append(part)
@@ -132,16 +147,10 @@ class Call:
         return self.headers.get(b"content-encoding", b"").strip().lower()
 
     async def work(self, function: Callable[..., Any], version: Version, *arguments: Any) -> Any:
-        """``function(body, version, *arguments, effort)``: here if it is cheap, else in the helper process."""
+        """:meth:`Gate.perform` of this request's body."""
         body = await self.body()
         encoding = self.encoding if b"content-encoding" in self.headers else b""
-        if len(body) <= INLINE:
-            try:
-                effort = Effort.here(self.gate.settings.max_body)
-                return perform(function, body, encoding, effort, version, *arguments)
-            except TooMuch:
-                pass
-        return await self.gate.helper.perform(function, body, encoding, version, *arguments)
+        return await self.gate.perform(function, body, encoding, version, *arguments)
 
 
 class Endpoint(BaseRoute):
@@ -278,7 +287,7 @@ def _pack(content: bytes, encoding: bytes) -> bytes:
     return packer.compress(content) + packer.flush()
 
 
-def access(scope: Scope, status: int, seconds: float, call: Call | None = None) -> None:
+def access(scope: Any, status: int, seconds: float, call: Any = None) -> None:
     """One line of the access log: a JSON object on standard output."""
     client = scope.get("client")
     entry = {

@@ -109,6 +109,9 @@ def serve(
     ],
     host: Annotated[str, typer.Option(help="Name or address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="TCP port; 0 takes a free one.", min=0, max=65535)] = 8501,
+    grpc_port: Annotated[
+        int | None, typer.Option(help="TCP port of gRPC; 0 takes a free one.", min=0, max=65535, show_default="no gRPC")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 1,
     max_body: Annotated[int, typer.Option(help="MiB of a request's body, counted after decompression.", min=1)] = 64,
     max_rows: Annotated[int, typer.Option(help="Rows in one request.", min=1)] = 16_384,
@@ -124,16 +127,22 @@ def serve(
         typer.Option(help="Origin whose pages browsers let ask (CORS), once for each; * for all.", show_default="none"),
     ] = None,
 ) -> None:
-    """Serve exports: TensorFlow Serving's REST protocol, the Open Inference Protocol, and a page at /."""
+    """Serve exports: TensorFlow Serving's protocol, the Open Inference Protocol, and a page at /."""
     from tfsoftmax.serving.settings import Settings, read_keys
 
     try:
         from tfsoftmax.serving import server
     except ImportError as error:
         raise InputError(f"serve needs more packages: pip install 'tfsoftmax[serve]' ({error})") from error
+    if grpc_port is not None:
+        try:
+            from tfsoftmax.serving import rpc  # noqa: F401
+        except ImportError as error:
+            text = f"--grpc-port needs more packages: pip install 'tfsoftmax[serve,grpc]' ({error})"
+            raise InputError(text) from error
     keys = () if api_key_file is None else read_keys(api_key_file)
     if not keys and not insecure and not server.is_loopback(host):
         raise InputError(f"--host {host} is reached by others: give --api-key-file FILE, or --insecure to go without")
     origins = tuple(allow_origin or ())
     settings = Settings(tuple(exports), max_body * 2**20, max_rows, timeout, keys, access_log, origins, unseen)
-    server.run(settings, host, port, workers)
+    server.run(settings, host, port, workers, grpc_port)
