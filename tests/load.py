@@ -63,7 +63,10 @@ def run(folder, seconds, every, connections, wrk=False):
     serve.write_version(export, 1, SPEC, *weights(1))
     image = np.random.default_rng(0).integers(0, 256, (1, *SHAPE)).astype(np.uint8)
     body = json.dumps({"instances": image.tolist()}).encode()
-    request = b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    request = b"POST /v1/models/m:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (
+        len(body),
+        body,
+    )
     found = {"requests": 0, "failed": 0, "wrong": 0, "seen": set(), "memory": []}
     # what each version must answer, from a predictor of its own
     answers = {}

@@ -115,7 +115,7 @@ class Reader:
 def reader(tmp_path_factory):
     _, wheel, checkout = build(tmp_path_factory.mktemp("built"))
     environment = Environment(
-        tmp_path_factory.mktemp("environment"), wheel, extras=("serve", "ray", "sklearn"), pip=True
+        tmp_path_factory.mktemp("environment"), wheel, extras=("serve", "grpc", "ray", "sklearn"), pip=True
     )
     folder = tmp_path_factory.mktemp("reader")
     with (

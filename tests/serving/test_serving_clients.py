@@ -66,7 +66,7 @@ def test_a_client_that_offers_http2_is_answered_in_http1(server, wanted, at_once
     body = json.dumps({"instances": [RAW.tolist()]}).encode()
     framed = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if chunked else body
     length = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(body)
-    head = b"POST /v1/models/tiny:predict HTTP/1.1\r\nHost: x\r\n%s%s\r\n\r\n" % (UPGRADE, length)
+    head = b"POST /v1/models/tiny:predict HTTP/1.1\r\nHost: localhost\r\n%s%s\r\n\r\n" % (UPGRADE, length)
     with socket.create_connection((server.host, server.port), 10) as line, line.makefile("rb") as answers:
         for _ in range(3):
             for part in [head + framed] if at_once else [head[:50], head[50:], framed[:9], framed[9:]]:
@@ -77,7 +77,7 @@ def test_a_client_that_offers_http2_is_answered_in_http1(server, wanted, at_once
                 if header.lower().startswith(b"content-length:"):
                     length_found = int(header.split(b":")[1])
             predicted(json.loads(answers.read(length_found)), wanted)
-        line.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n%s\r\n" % UPGRADE)
+        line.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n%s\r\n" % UPGRADE)
         assert answers.readline() == b"HTTP/1.1 200 OK\r\n", "one without a body"
 
 
@@ -151,6 +151,53 @@ def test_pages_of_other_origins(served):
         assert (found, headers["access-control-allow-origin"]) == (status, "https://app.example")
     other = serve.ask(opened, "GET", TINY, {"Origin": "https://other.example"})[1]
     assert "access-control-allow-origin" not in other
+
+
+def test_pages_that_were_not_admitted_may_not_post(served):
+    """The answer would not reach them, but the work would be done."""
+    closed = create_app(Settings((str(served),)))
+    opened = create_app(Settings((str(served),), allow_origins=("https://app.example",)))
+    body, path = json.dumps({"instances": [RAW.tolist()]}).encode(), f"{TINY}:predict"
+    for app, headers, status in (
+        (closed, {"Origin": "https://app.example"}, 403),
+        (closed, {"Origin": "null"}, 403),
+        (opened, {"Origin": "https://app.example"}, 200),
+        (opened, {"Origin": "https://other.example"}, 403),
+        (closed, {"Origin": "http://localhost:8501", "Host": "localhost:8501"}, 200),
+        (closed, {"Origin": "http://localhost:3000", "Host": "localhost:8501"}, 403),
+        # behind a proxy that changes Host the browser's word counts
+        (closed, {"Origin": "https://app.example", "Sec-Fetch-Site": "same-origin"}, 200),
+        (closed, {"Origin": "http://localhost:3000", "Host": "localhost:3000", "Sec-Fetch-Site": "same-site"}, 403),
+        (closed, {}, 200),
+    ):
+        found, _, answer = serve.ask(app, "POST", path, {"Host": "localhost:8501"} | headers, body)
+        assert found == status, (headers, answer)
+    refused = serve.ask(closed, "POST", path, {"Origin": "https://app.example"}, body)[2]
+    assert "--allow-origin https://app.example admits it" in json.loads(refused)["error"]
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("LOCALHOST:8501", 200),
+        ("127.0.0.1:8501", 200),
+        ("[::1]:8501", 200),
+        ("model.localhost:80", 200),
+        ("box:1", 200),
+        ("evil.example", 421),
+        ("evil.example:8501", 421),
+        ("localhost.evil.example", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("10.0.0.1", 421),
+        ("box.evil", 421),
+    ],
+)
+def test_names_that_a_server_on_loopback_answers_for(export, host, status):
+    app = create_app(Settings((str(export),), hosts=("box",)))
+    for path in ("/v1/models/m", "/v2/health/live", "/"):
+        assert serve.ask(app, "GET", path, {"Host": host})[0] == status
+    assert serve.ask(create_app(Settings((str(export),))), "GET", "/v1/models/m", {"Host": host})[0] == 200
 
 
 # ---- JSON

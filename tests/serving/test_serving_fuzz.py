@@ -258,7 +258,7 @@ def test_paths(client, path, method):
     client.works()
 
 
-HEAD = b"POST /v1/models/tiny:predict HTTP/1.1\r\nHost: x\r\n"
+HEAD = b"POST /v1/models/tiny:predict HTTP/1.1\r\nHost: localhost\r\n"
 RAW = st.one_of(
     st.integers(1, len(GOOD) - 1).map(lambda n: HEAD + b"Content-Length: %d\r\n\r\n" % n + GOOD),  # too short
     st.binary(min_size=1, max_size=60).map(lambda noise: noise.replace(b"\n", b"") + b"\r\n\r\n"),

@@ -64,14 +64,14 @@ def raw_request(server, content, wait=60, then=b""):
 @pytest.mark.parametrize(
     ("content", "status"),
     [
-        (b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{", 408),
-        (b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{", 408),
+        (b"POST /v1/models/m:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{", 408),
+        (b"POST /v1/models/m:predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{", 408),
         (b"GET /v2 HTTP/1.1\r\nHost: ", 408),
         (b"GET /v2 HTTP/1.1\r\n" + b"x: y\r\n" * 20_000, 431),
         (b"not http\r\n\r\n", 400),
         (b"GET /v2 HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
         (b"POST /v2 HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
-        (b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", 400),
+        (b"POST /v1/models/m:predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
     ],
     ids=["body", "chunk", "head", "large head", "not http", "negative", "smuggled", "bad chunk", "tls"],
@@ -91,11 +91,11 @@ def test_a_connection_that_says_nothing_is_closed(tight):
 def test_a_bodys_tail_is_no_part_of_the_next_head(tight):
     """Two requests on one connection, so that one read has the end of the first and the beginning of the second."""
     body = json.dumps(BODY).encode().ljust(900_000)
-    first = b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    first = b"POST /v1/models/m:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
     with socket.create_connection((tight.host, tight.port), 10) as line, line.makefile("rb") as answers:
         line.sendall(first + b"GET /v2/health/live HTTP/1.1\r\nHost: ")
         time.sleep(0.3)
-        line.sendall(b"x\r\nConnection: close\r\n\r\n")
+        line.sendall(b"localhost\r\nConnection: close\r\n\r\n")
         found = answers.read()
     heads = [part[:3] for part in found.split(b"HTTP/1.1 ")[1:]]
     assert (heads, found.endswith(b'{"live":true}')) == ([b"200", b"200"], True), found
@@ -124,7 +124,9 @@ def test_a_client_that_sends_on_for_ever_is_ended(tight):
     """After its answer, in the time that a request has."""
     begin = time.perf_counter()
     with socket.create_connection((tight.host, tight.port), 20) as line:
-        line.sendall(b"POST /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 999999999\r\n\r\n")
+        line.sendall(
+            b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 999999999\r\n\r\n"
+        )
         with pytest.raises(OSError, match=r"reset|Broken pipe"):
             _send_for_ever(line)
     assert time.perf_counter() - begin < 20, "it is told one second, and by itself allows 30"

@@ -87,6 +87,20 @@ def test_sigterm_under_load_drops_nothing(export, workers):
     assert len(done) > 100
 
 
+def test_on_loopback_other_names_need_a_key_or_a_word(export, tmp_path):
+    """A page may let its own name point here (DNS rebinding)."""
+    (tmp_path / "keys").write_text(KEY)
+    other = {"Host": "evil.example"}
+    with serve.Server(export) as server:
+        assert server.request("GET", "/v1/models/m")[0] == 200
+        status, text = server.error("POST", "/v1/models/m:predict", BODY, other)
+        assert (status, text.partition(":")[0]) == (421, "this server answers for 127.0.0.1, not for 'evil.example'")
+    with serve.Server(export, "--api-key-file", tmp_path / "keys") as server:
+        assert server.request("GET", "/v1/models/m", headers=other | {"Authorization": f"Bearer {KEY}"})[0] == 200
+    with serve.Server(export, "--insecure") as server:
+        assert server.request("GET", "/v1/models/m", headers=other)[0] == 200
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_sigterm_right_after_the_start(export, workers):
     for _ in range(3):

@@ -29,6 +29,7 @@ class Settings:
         unseen: of tables: ``"accept"`` values that training did not see, which speak for no class, or ``"refuse"`` the
             request.
         allow_origins: origins whose pages may send requests (CORS), ``*`` for all; none: this server only.
+        hosts: names that requests may be for, beside those of this machine, in small letters; none: any.
     """
 
     exports: tuple[str, ...]
@@ -39,9 +40,10 @@ class Settings:
     access_log: bool = False
     allow_origins: tuple[str, ...] = ()
     unseen: str = "accept"
+    hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("exports", "api_keys", "allow_origins"):
+        for name in ("exports", "api_keys", "allow_origins", "hosts"):
             object.__setattr__(self, name, _texts(name, getattr(self, name)))
         if not self.exports:
             raise InputError("nothing to serve: name an export folder, or a folder of them")

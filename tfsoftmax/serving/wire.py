@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hmac
+import ipaddress
 import json
 import logging
 import re
@@ -48,16 +50,49 @@ class Reply:
         return cls(msgspec.json.encode({"error": text}), JSON, *headers, status=status)
 
 
+@functools.lru_cache(256)
+def is_served(host: bytes, names: tuple[str, ...]) -> bool:
+    """Whether a request's ``Host``, with or without a port, is one of ``names`` or of this machine; empty: it is."""
+    name = re.sub(rb":[0-9]*$", b"", host).decode("latin-1").lower()
+    if name in names or name in ("", "localhost") or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
 class Gate:
     """State shared by all requests of a process: settings, helper process, memory held."""
 
     def __init__(self, settings: Settings):
         self.settings = settings
         self.keys = [key.encode() for key in settings.api_keys]
+        self.origins = {origin.encode() for origin in settings.allow_origins}
         self.held = 0  # bytes of bodies, and of answers that are being sent
         free = memory_available() // 4
         self.most_held = max(2 * settings.max_body, min(4 * settings.max_body, free))
         self.helper = Helper(settings.max_body, max(2 * settings.max_body, LEAST, min(3 * settings.max_body, free)))
+
+    def check_page(self, method: str, headers: dict[bytes, bytes]) -> None:
+        """Raise Refused if a web page asks that is not ours and not admitted.
+
+        A page reaches a server on loopback under its own name, which it lets point there (DNS rebinding), and it can
+        send a POST to any server, though it cannot read the answer.
+        """
+        host = headers.get(b"host", b"")
+        if self.settings.hosts and not is_served(host, self.settings.hosts):
+            name = host.decode("latin-1")
+            text = f"this server answers for {self.settings.hosts[0]}, not for {name!r}: behind a proxy start it with "
+            raise Refused(421, text + "--api-key-file FILE, or with --insecure")
+        origin = headers.get(b"origin")
+        if origin is None or method != "POST" or origin in self.origins or b"*" in self.origins:
+            return
+        site = headers.get(b"sec-fetch-site")  # the browser's own word, which holds behind a proxy as well
+        ours = origin.partition(b"://")[2] == host if site is None else site in (b"same-origin", b"none")
+        if not ours:
+            name = origin.decode("latin-1")
+            raise Refused(403, f"a page of {name!r} may not ask this server; --allow-origin {name} admits it")
 
     def check_key(self, headers: dict[bytes, bytes]) -> None:
         """Raise Refused unless the request has a valid key. Takes the same time for every wrong key."""
@@ -225,6 +260,7 @@ class Endpoint(BaseRoute):
 
         timer = asyncio.get_running_loop().call_later(self.gate.settings.timeout, expire)
         try:
+            self.gate.check_page(call.method, call.headers)
             if self.gate.keys and not self.open:
                 self.gate.check_key(call.headers)
             reply = await self.function(call)

@@ -117,7 +117,9 @@ def serve(
     max_rows: Annotated[int, typer.Option(help="Rows in one request.", min=1)] = 16_384,
     timeout: Annotated[float, typer.Option(help="Seconds for a whole request.")] = 30,
     api_key_file: Annotated[Path | None, typer.Option(help="Keys that clients may send, one a line.")] = None,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Serve others than this machine without a key.")] = False,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Serve others than this machine, under any name, without a key.")
+    ] = False,
     unseen: Annotated[
         str, typer.Option(help="accept or refuse rows of a table with a value that training did not see.")
     ] = "accept",
@@ -141,8 +143,12 @@ def serve(
             text = f"--grpc-port needs more packages: pip install 'tfsoftmax[serve,grpc]' ({error})"
             raise InputError(text) from error
     keys = () if api_key_file is None else read_keys(api_key_file)
-    if not keys and not insecure and not server.is_loopback(host):
-        raise InputError(f"--host {host} is reached by others: give --api-key-file FILE, or --insecure to go without")
+    hosts: tuple[str, ...] = ()  # whoever needs a key may come under any name
+    if not keys and not insecure:
+        if not server.is_loopback(host):
+            text = "give --api-key-file FILE, or --insecure to go without"
+            raise InputError(f"--host {host} is reached by others: {text}")
+        hosts = (host.lower(),)
     origins = tuple(allow_origin or ())
-    settings = Settings(tuple(exports), max_body * 2**20, max_rows, timeout, keys, access_log, origins, unseen)
+    settings = Settings(tuple(exports), max_body * 2**20, max_rows, timeout, keys, access_log, origins, unseen, hosts)
     server.run(settings, host, port, workers, grpc_port)
