@@ -67,10 +67,11 @@ def test_every_row_comes_once_in_whole_batches(count, batch, keep, seed, epoch):
     np.testing.assert_array_equal(np.sort(found), np.arange(rows))
     if seed is None:
         np.testing.assert_array_equal(found, np.arange(rows))
-    elif rows > 100:
+    elif rows > 400:
         assert (found != np.arange(rows)).any()
         other = plan.order(seed, epoch + 1)
-        assert [order.runs(0), *order.places(0)] != [other.runs(0), *other.places(0)]
+        assert order.runs(0) != other.runs(0)
+        assert (order.places(0) != other.places(0)).any()
 
 
 def test_windows_train_what_the_same_order_trains_in_memory(name):
