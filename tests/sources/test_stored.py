@@ -142,7 +142,8 @@ def test_inspect(tmp_path, monkeypatch):
     x[200:210] = x[100:110]
     name = folder_of(tmp_path / "d", x, np.arange(300) % 2)
     memory, files = (inspect(sources.read(name, memory=memory)) for memory in (None, 100))
-    assert files == dataclasses.replace(memory, looked_at={"train": 300, "test": None})
+    assert files.mixing["share"] == 1
+    assert files == dataclasses.replace(memory, looked_at={"train": 300, "test": None}, mixing=files.mixing)
     monkeypatch.setattr("tfsoftmax.inspection._SOME", 150 * 7)
     some = inspect(sources.read(name, memory=100), np.arange(10))
     assert (some.rows, some.looked_at) == ({"train": 290, "test": 10}, {"train": 145, "test": 5})
