@@ -20,6 +20,7 @@ VERBS: tuple[tuple[Callable[..., Any], str], ...] = (
     (tune.tune, "tune --out tune/book --trials 16 --space momentum=0,0.9"),
     (probe.probe, "probe embeddings.npz --preset dinov2"),
     (runs.evaluate, "evaluate runs/fashion_mnist --split val --json"),
+    (runs.report, "report runs/fashion_mnist"),
     (runs.export, "export runs/fashion_mnist --to export/fashion_mnist"),
     (runs.verify, "verify export/fashion_mnist"),
     (answers.predict, "predict export/fashion_mnist shoe.png --top 3"),

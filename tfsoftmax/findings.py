@@ -34,7 +34,7 @@ def warnings(found: Inspection) -> list[str]:
     """What can make a model better on paper than it is, or is of no use to it; a line each."""
     lines = []
     if (twice := found.duplicates.get("test_in_train")) and twice["rows"]:
-        lines.append(f"{_twice(found, 'test_in_train')}: the test figures are not those of new rows")
+        lines.append(f"{repeats(found, 'test_in_train')}: the test figures are not those of new rows")
     for telling in found.telling:
         name, share = _cell(telling["column"], 40), telling["share"]
         name = f"column {name}" if found.columns else name
@@ -60,7 +60,7 @@ def text(found: Inspection) -> list[str]:
         lines += _table(
             ("column", "kind", "missing", "distinct", "values of the training rows"),
             [
-                (c["name"], f"{c['kind']} {c['dtype']}", _missing(c), f"{c['distinct']:,}", _of_column(c))
+                (c["name"], f"{c['kind']} {c['dtype']}", missing(c), f"{c['distinct']:,}", of_column(c))
                 for c in found.columns
             ],
             right=(2, 3),
@@ -71,7 +71,7 @@ def text(found: Inspection) -> list[str]:
     lines += _table(("class", *splits), counts, right=(1, 2))
     shares = " and ".join(f"{found.baseline[split]:.3f} of the {_SPLITS[split][0]}" for split in splits)
     lines += ["", f"always {_cell(found.baseline['class'], 30)}: right for {shares}"]
-    lines += [_twice(found, split) for split in found.duplicates]
+    lines += [repeats(found, split) for split in found.duplicates]
     if found.mixing and found.mixing["share"] >= ENOUGH:  # else it is a warning
         lines.append(line(found.mixing))
     return lines + first_lines(found)[1:]
@@ -82,7 +82,7 @@ def first_lines(found: Inspection) -> list[str]:
     return [headline(found), *(f"warning: {line}" for line in warnings(found))]
 
 
-def _twice(found: Inspection, split: str) -> str:
+def repeats(found: Inspection, split: str) -> str:
     """The line of the rows that stand twice."""
     twice, (rows, like) = found.duplicates[split], _SPLITS[split]
     count = (found.looked_at or found.rows)["train" if split == "train" else "test"]
@@ -97,12 +97,14 @@ def _twice(found: Inspection, split: str) -> str:
     return f"{twice['rows']:,} of the {count:,} {rows} {verb} {like} byte for byte{differing} ({places}{more})"
 
 
-def _missing(column: dict[str, Any]) -> str:
+def missing(column: dict[str, Any]) -> str:
+    """The missing values of a column, by split."""
     train, test = column["missing"]["train"], column["missing"]["test"]
     return f"{train:,}" if not test else f"{train:,} + {test:,}"
 
 
-def _of_column(column: dict[str, Any]) -> str:
+def of_column(column: dict[str, Any]) -> str:
+    """What values a column has."""
     if column["kind"] == "number":
         return "none" if column["min"] is None else _span(column)
     unseen = f"; {column['unseen_in_test']:,} test rows have others" if column["unseen_in_test"] else ""

@@ -25,8 +25,6 @@ from tfsoftmax.spec import OPTIONS, ModelSpec, RunConfig
 from tfsoftmax.weights import of_classes, without_weights
 
 if TYPE_CHECKING:
-    import tensorflow as tf
-
     from tfsoftmax.export import Export
 
 COMPARED = 100_000  # rows on which an export is compared with the model, at most
@@ -114,19 +112,23 @@ class Run:
         Raises:
             InputError: another split, validation rows of a run that has none, or data that do not fit.
         """
-        one_of("split", split, ("test", "val"))
         model = self.model
         data = self.data() if data is None else data
-        self._check(data)
-        test = self._rows(data, data.test.rows).dataset()
-        if split == "val" and self.config.val != "test":
-            test = self._val(data)
+        rows = self.rows(data, split)
         if prior:
-            return figures(model, test.rows, self.spec.classes, class_weights=self._class_weights(data))
-        return figures(model, test.rows, self.spec.classes, self._temperature)
+            return figures(model, rows, self.spec.classes, class_weights=self._class_weights(data))
+        return figures(model, rows, self.spec.classes, self.temperature)
+
+    def rows(self, data: Data, split: str = "test") -> Rows:
+        """The rows of a split of ``data`` as the model takes them; arguments and errors as of :meth:`evaluate`."""
+        one_of("split", split, ("test", "val"))
+        self._check(data)
+        if split == "val" and self.config.val != "test":
+            return self._val(data)
+        return self._rows(data, data.test.rows)
 
     @property
-    def _temperature(self) -> float | None:
+    def temperature(self) -> float | None:
         """That was fitted on the validation rows; ``None`` where there were none."""
         val = self.metrics["val"] or {}
         return val.get("calibrated", {}).get("temperature")
@@ -172,9 +174,8 @@ class Run:
         model = self.model
         data = self.data() if data is None else data
         self._check(data)
-        rows = self._rows(data, data.test.rows)
-        if self.config.val not in ("test", 0) and not self.config.refit and self._is_of(data):
-            rows = self._val(data).rows
+        own = self.config.val not in ("test", 0) and not self.config.refit and self._is_of(data)
+        rows = self.rows(data, "val" if own else "test")
         few = slice(None, None, -(-len(rows) // COMPARED))
         metrics = self.metrics
         if calibrated:
@@ -193,7 +194,7 @@ class Run:
 
     def _calibrated(self) -> tuple[keras.Sequential, dict[str, Any]]:
         """The model whose logits are divided by the temperature, and its figures."""
-        temperature = self._temperature
+        temperature = self.temperature
         if temperature is None:
             raise InputError(
                 f"the run in {str(self.folder)!r} has no temperature: it had no validation rows of its own to fit one "
@@ -211,7 +212,7 @@ class Run:
     def _is_of(self, data: Data) -> bool:
         return self.config.fingerprint in (None, data.fingerprint)
 
-    def _val(self, data: Data) -> tf.data.Dataset:
+    def _val(self, data: Data) -> Rows:
         if self.config.refit or self.config.val == 0:
             raise InputError(f"the run in {str(self.folder)!r} was fitted on all training rows and has no split 'val'")
         if not self._is_of(data):
@@ -219,8 +220,9 @@ class Run:
                 f"the validation rows of the run in {str(self.folder)!r} are in its own data alone; of {data!r} the "
                 "split 'test' can be evaluated"
             )
-        val: Any = Data(data.source, **data_settings(self.config)).val
-        return self._rows(data, val.rows).dataset()
+        settings = data_settings(self.config)
+        val: Any = (data if data.settings == settings else Data(data.source, **settings)).val
+        return self._rows(data, val.rows)
 
     def _rows(self, data: Data, rows: Rows) -> Rows:
         """Rows of ``data`` as the model takes them: of a table columns by name, categories by value.
@@ -266,23 +268,24 @@ def figures(
     class_weights: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Evaluate ``model`` on ``rows``, without ``class_weights`` of training."""
-    logits = _logits(model, rows)
+    found = logits(model, rows)
     if class_weights is not None:
-        logits = (without_weights(part, class_weights) for part in logits)
-    return evaluate(logits, rows.y, classes, rows.weight, temperature)
+        found = (without_weights(part, class_weights) for part in found)
+    return evaluate(found, rows.y, classes, rows.weight, temperature)
 
 
 def fitted_temperature(model: keras.Model, rows: Rows) -> float:
     """The temperature of ``rows``, on evenly spaced ones of very many."""
     step, at, kept = -(-len(rows) * len(rows.spec.classes) // FITTED), 0, []
-    for part in _logits(model, rows):
+    for part in logits(model, rows):
         kept.append(part[-at % step :: step])
         at += len(part)
     weight = None if rows.weight is None else rows.weight[::step]
     return temperature_of(np.concatenate(kept), rows.y[::step], weight)
 
 
-def _logits(model: keras.Model, rows: Rows) -> Iterator[np.ndarray]:
+def logits(model: keras.Model, rows: Rows) -> Iterator[np.ndarray]:
+    """What ``model`` answers to ``rows``, in parts, float32 ``(some, classes)``."""
     for raw in rows.parts():
         yield np.asarray(model(preprocess(rows.spec, raw)))
 

@@ -44,6 +44,11 @@ _log = logging.getLogger(__name__)
 # name -> function of the number of all steps that returns SoftmaxRegression's decay_steps
 SCHEDULES: dict[str, Callable[[int], int | None]] = {"constant": lambda steps: None, "cosine": lambda steps: steps}
 STATE = "state"  # in the run folder until training has finished
+# what a report of a run writes beside it, in the folder report
+DRAWN = (
+    *("loss", "accuracy", "objective", "gap", "reliability", "coverage", "confusion"),
+    *("classes", "templates", "weights", "alike", "mistakes", "slices"),
+)
 RUN_FOLDER = Kind(
     "run folder",
     "config.json",
@@ -51,6 +56,7 @@ RUN_FOLDER = Kind(
     (
         *("config.json", "spec.json", "history.csv", "model.keras", ".model.keras", "metrics.json"),
         *(STATE, before(Path(STATE)).name, "tensorboard/**/events.out.tfevents.*"),
+        *("report.html", *(f"report/{name}.{ending}" for name in DRAWN for ending in ("png", "csv"))),
     ),
 )
 

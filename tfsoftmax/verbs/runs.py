@@ -1,4 +1,4 @@
-"""The verbs evaluate, export and verify: what is done with a run and its exports."""
+"""The verbs evaluate, report, export and verify: what is done with a run and its exports."""
 
 from __future__ import annotations
 
@@ -31,6 +31,21 @@ def evaluate(
         print(json.dumps({"split": split, **result}))
         return
     print(f"{split}: {summary(result)}\n{probabilities(result)}\n\n{report(result)}")
+
+
+def report(
+    run: RunFolder,
+    to: Annotated[
+        Path | None, typer.Option(help="HTML file to write.", show_default="report.html in the run folder")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a page that shows what a run learned, how sure it is and where it fails; its figures beside it."""
+    with tensorflow():
+        from tfsoftmax.reporting.one import report as write
+        from tfsoftmax.runs.run import Run
+    path = write(Run(run), to)
+    print(json.dumps({"report": str(path)}) if as_json else f"report: {path}")
 
 
 def export(

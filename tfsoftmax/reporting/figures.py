@@ -1,0 +1,155 @@
+"""Figures: each drawn by matplotlib, as SVG in the page's own colours and as a PNG file."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_NAMES = ("ink", "quiet", "line", "main", "other")
+_PAPER = dict(zip(_NAMES, ("#1b1f23", "#5b6570", "#d8dcdf", "#2166ac", "#b35806"), strict=True))
+# colours that stand for names of the page's style sheet, which has them for light and for dark
+_STANDING = {name: f"#00fe{place:02d}" for place, name in enumerate(_NAMES)}
+_SIZE = (4.6, 3.0)  # inches
+_MARGINS = {"left": 0.14, "right": 0.97, "bottom": 0.15, "top": 0.96}
+
+Draw = Callable[["Axes", dict[str, str]], None]
+
+
+@contextlib.contextmanager
+def _style(colours: dict[str, str]) -> Iterator[None]:
+    import matplotlib
+
+    settings: Any = {
+        "svg.fonttype": "none",  # text stays text
+        "svg.hashsalt": "tfsoftmax",  # the same figure has the same bytes
+        "text.parse_math": False,  # a dollar in a name is a dollar
+        "font.size": 9,
+        "axes.edgecolor": colours["quiet"],
+        "axes.labelcolor": colours["ink"],
+        "text.color": colours["ink"],
+        "xtick.color": colours["quiet"],
+        "ytick.color": colours["quiet"],
+        "grid.color": colours["line"],
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+        "figure.facecolor": "none",
+        "axes.facecolor": "none",
+    }
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def svg(draw: Draw, label: str) -> str:
+    """An ``svg`` element for a page, in colours that its style sheet names; ``label`` is read out instead of it."""
+    from markupsafe import escape
+    from matplotlib.figure import Figure
+
+    with _style(_STANDING):
+        figure = Figure(_SIZE)
+        draw(figure.subplots(gridspec_kw=_MARGINS), _STANDING)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r' id="(?!m|p|image)[^"]*"', "", text)  # groups that nothing refers to; the page has other figures
+    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+    for name, colour in _STANDING.items():
+        text = text.replace(colour, f"var(--{name})")
+    return text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
+
+
+def png(draw: Draw, size: tuple[float, float] | None = None) -> bytes:
+    """The same as a PNG file; one of another ``size``, in inches, has margins as its texts need them."""
+    from matplotlib.figure import Figure
+
+    with _style(_PAPER):
+        figure = Figure(size or _SIZE, layout="constrained" if size else None)
+        draw(figure.subplots(gridspec_kw={} if size else _MARGINS), _PAPER)
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=144, facecolor="white", metadata={"Software": None})
+    return file.getvalue()
+
+
+def curves(
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    x: str,
+    y: str,
+    best: float | None = None,
+    log: bool = False,
+) -> Draw:
+    """Curves by name, each its places and values; ``best`` is a place that is marked."""
+
+    def draw(axes: Axes, colours: dict[str, str]) -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        styles = [(colours["main"], "-"), (colours["other"], "--"), (colours["ink"], ":"), (colours["quiet"], "-.")]
+        for k, (name, (places, values)) in enumerate(lines.items()):
+            colour, style = styles[k % len(styles)]
+            mark = "o" if len(places) < 2 else None
+            axes.plot(places, values, style, color=colour, label=cut(name), marker=mark, linewidth=1.6)
+        if best is not None:
+            axes.axvline(best, color=colours["quiet"], linewidth=1, linestyle=":", label=f"best epoch: {best:g}")
+        if log:
+            axes.set_yscale("log")
+        if x in ("epoch", "pass"):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        axes.legend(fontsize=8)
+
+    return draw
+
+
+def reliability(bins: dict[str, list[dict[str, Any]]]) -> Draw:
+    """How often the model is right, by how sure it is: bins by name, as ``evaluate`` returns them."""
+
+    def draw(axes: Axes, colours: dict[str, str]) -> None:
+        axes.plot([0, 1], [0, 1], color=colours["quiet"], linewidth=1, linestyle=":", label="as sure as right")
+        styles = [(colours["main"], "-", "o"), (colours["other"], "--", "s")]
+        for (name, rows), (colour, style, mark) in zip(bins.items(), styles, strict=False):
+            x, y = [row["confidence"] for row in rows], [row["accuracy"] for row in rows]
+            axes.plot(x, y, style, color=colour, marker=mark, markersize=4, linewidth=1.4, label=name)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel("largest probability")
+        axes.set_ylabel("share that is right")
+        axes.legend(fontsize=8)
+
+    return draw
+
+
+def confusion(matrix: list[list[int]], names: Sequence[str]) -> Draw:
+    """The confusion matrix, coloured by the share of each true class."""
+
+    def draw(axes: Axes, colours: dict[str, str]) -> None:
+        shares = [[count / (sum(row) or 1) for count in row] for row in matrix]
+        axes.grid(visible=False)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        places = range(len(names))
+        axes.set_xticks(places, [str(k) for k in places])
+        axes.set_yticks(places, [f"{cut(name)} {k}" for k, name in enumerate(names)])
+        axes.set_xlabel("predicted class")
+        for i, row in enumerate(matrix):
+            for k, count in enumerate(row):
+                colour = "white" if shares[i][k] > 0.5 else colours["ink"]
+                axes.text(k, i, str(count), ha="center", va="center", fontsize=7, color=colour)
+
+    return draw
+
+
+def cut(name: str, longest: int = 24) -> str:
+    """A name as a figure has room for it, in one line of signs that can be printed."""
+    plain = "".join(one if one.isprintable() else "?" for one in name[: longest + 1])
+    return plain if len(plain) <= longest else plain[: longest - 1] + "…"
