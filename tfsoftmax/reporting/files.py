@@ -66,7 +66,7 @@ class Files:
         found = Environment(
             loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
-        found.filters |= {"number": _number, "percent": _percent, "interval": _interval}
+        found.filters |= {"number": _number, "percent": _percent, "interval": _interval, "short": _short}
         own = {name: Markup((_PAGE / f"page.{name}").read_text()) for name in ("css", "js")}
         write_text(self.path, found.get_template(template).render(**own, **values, version=__version__))
         return self.path
@@ -82,3 +82,8 @@ def _percent(value: float | None, digits: int = 1) -> str:
 
 def _interval(pair: Any) -> str:
     return "-" if pair is None else f"{100 * pair[0]:.1f} to {100 * pair[1]:.1f} %"
+
+
+def _short(name: str, longest: int = 80) -> str:
+    """A name for a table; of a long one the middle is left out, since names differ at their ends too."""
+    return name if len(name) <= longest else f"{name[: longest // 2]} … {name[-longest // 2 + 3 :]}"

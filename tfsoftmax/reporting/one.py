@@ -137,16 +137,15 @@ def _training(run: Run, files: Files) -> dict[str, Any]:
 
 
 def _classes(figures: dict[str, Any], files: Files) -> list[dict[str, Any]]:
-    """Figures of each class, with the class that it is most often called instead."""
-    instead: dict[str, tuple[str, int]] = {}
-    for row in figures["mistakes"]:
-        instead.setdefault(row["true"], (row["predicted"], row["rows"]))
-    rows = []
-    for row in figures["classes"]:
+    """Figures of each class; with the class that it is most often called instead, where all mistakes are known."""
+    rows, matrix = [], figures["confusion"]
+    for k, row in enumerate(figures["classes"]):
         precision, recall = row["precision"], row["recall"]
         f1 = 2 * precision * recall / (precision + recall) if precision and recall else None
-        name, count = instead.get(row["name"], (None, 0))
-        rows.append({**row, "f1": f1, "called": name, "times": count})
+        rows.append({**row, "f1": f1})
+        if matrix is not None:
+            times, other = max((count, -i) for i, count in enumerate(matrix[k]) if i != k)
+            rows[-1] |= {"called": figures["classes"][-other]["name"] if times else None, "times": times}
     files.numbers("classes", rows)
     return rows
 
