@@ -18,8 +18,8 @@ def rows(scale=1.0):
 
 
 def test_floats_are_standardised_and_the_rate_is_the_bound(tmp_path):
-    data = tfsoftmax.Data(*rows(), batch_size=32)
-    run = tfsoftmax.train(data, RunConfig(batch_size=32, epochs=20), tmp_path / "run")
+    data = tfsoftmax.Data(*rows(), batch_size=512)  # all rows are one batch
+    run = tfsoftmax.train(data, RunConfig(batch_size=512, epochs=100), tmp_path / "run")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     x = np.column_stack([(data.train.rows.x - data.spec.offset) * data.spec.scale, np.ones(len(data.train.rows))])
     bound = 2 / np.linalg.eigvalsh(x.T @ x / len(x))[-1]
@@ -29,7 +29,7 @@ def test_floats_are_standardised_and_the_rate_is_the_bound(tmp_path):
     # the settings of the run, noted, are those that it ran with
     again = tfsoftmax.train(data, run.config, tmp_path / "again")
     assert again.metrics["test"] == run.metrics["test"]
-    adam = tfsoftmax.train(data, RunConfig(batch_size=32, epochs=1, optimizer="adam"), tmp_path / "adam")
+    adam = tfsoftmax.train(data, RunConfig(batch_size=512, epochs=1, optimizer="adam"), tmp_path / "adam")
     assert adam.config.lr == 0.1
 
 
