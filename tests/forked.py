@@ -28,6 +28,8 @@ class Program(_context.Process):
         super().__init__(daemon=True)
         self.arguments, self.log = [str(argument) for argument in arguments], log
         self.environment = {**os.environ, **environment}
+        if log is not None:
+            Path(log).touch()  # there for readers before the child is
         self.start()
 
     def wait(self, timeout=None):
