@@ -176,7 +176,7 @@ def _sweep(data: Data, folds: int | None, l2: list[float], progress: bool) -> li
     """Solve all penalties; one row each: of folds means by rows, the largest gap and the sum of the passes."""
     begin = said = time.perf_counter()
 
-    def told(lanes: list[Progress]) -> None:
+    def on_pass(lanes: list[Progress]) -> None:
         nonlocal said
         if progress and time.perf_counter() - said > _EVERY:
             said = time.perf_counter()
@@ -189,7 +189,7 @@ def _sweep(data: Data, folds: int | None, l2: list[float], progress: bool) -> li
 
     solved, figures, counts = [], [], []
     for train_rows, val_rows in _parts(data, folds):
-        found = optimum(train_rows, len(data.classes), l2, tol=TOL, passes=PASSES, told=told)
+        found = optimum(train_rows, len(data.classes), l2, tol=TOL, passes=PASSES, on_pass=on_pass)
         solved.append(found)
         counts.append((len(train_rows), len(val_rows)))
         figures.append((figures_of(train_rows, found), figures_of(val_rows, found)))
@@ -278,10 +278,7 @@ def _draw(path: Path, rows: list[dict[str, Any]], best: dict[str, Any]) -> None:
     losses = [row["val_loss"] for row in rows if math.isfinite(row["val_loss"])]
     panels[1].set_ylim(0, 1.5 * sorted(losses)[len(losses) // 2] if losses else 1)
     panels[0].legend()
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        figure.savefig(aside, dpi=110, format="png", metadata={"Software": None})
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-        plt.close(figure)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=110, format="png", metadata={"Software": None})
+    plt.close(figure)
+    write_bytes(path, content.getvalue())

@@ -31,9 +31,9 @@ def small(monkeypatch):
 def test_shuffled(tmp_path, memory):
     for name, array in {"x": X, "y": Y}.items():
         np.save(tmp_path / f"{name}.npy", array)
-    told = []
-    convert(sources.read(f"npy:{tmp_path}", memory=memory), tmp_path / "rows", 7, lambda *done: told.append(done))
-    assert told[-1] == (400, 400)
+    done = []
+    convert(sources.read(f"npy:{tmp_path}", memory=memory), tmp_path / "rows", 7, lambda *rows: done.append(rows))
+    assert done[-1] == (400, 400)
     assert sorted(path.name for path in (tmp_path / "rows").iterdir()) == [
         "rows.json",
         *(f"train-0000{i}.npy" for i in range(4)),

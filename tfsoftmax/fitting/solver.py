@@ -171,7 +171,7 @@ def optimum(
     *,
     tol: float = TOL,
     passes: int = PASSES,
-    told: Callable[[list[Progress]], None] | None = None,
+    on_pass: Callable[[list[Progress]], None] | None = None,
 ) -> list[Solution]:
     """Solve all penalties ``l2`` on ``rows``; arguments and errors are those of :func:`solve`.
 
@@ -181,7 +181,7 @@ def optimum(
         l2: at least one.
         tol: see :func:`solve`.
         passes: see :func:`solve`.
-        told: called after each pass with where the lanes are that are left.
+        on_pass: called after each pass with where the lanes are that are left.
     """
     wanted = [number("l2", one, 0) for one in l2]
     tol, passes = number("tol", tol, 0, open_low=True), number("passes", passes, 2, INT32, whole=True)
@@ -203,7 +203,7 @@ def optimum(
     for begin in range(0, len(order), most):
         group = order[begin : begin + most]
         lanes = [_Lane(2 * wanted[k], point, whitening, over.moments, tol, passes) for k in group]
-        _solve(over, lanes, told)
+        _solve(over, lanes, on_pass)
         point = lanes[-1].descent.point
         found |= {k: lane.solution(over) for k, lane in zip(group, lanes, strict=True)}
     return [found[k] for k in range(len(wanted))]
@@ -320,7 +320,7 @@ class _Lane:
         return f"{where}: float32 weights, or float64 sums, come no closer on these rows; standardize the features"
 
 
-def _solve(over: Passes, lanes: list[_Lane], told: Callable[[list[Progress]], None] | None) -> None:
+def _solve(over: Passes, lanes: list[_Lane], on_pass: Callable[[list[Progress]], None] | None) -> None:
     small = len(over.rows) * over.features <= _SMALL
     left = lanes
     for precision in ("float64",) if small else ("float32", "float64"):
@@ -335,8 +335,8 @@ def _solve(over: Passes, lanes: list[_Lane], told: Callable[[list[Progress]], No
             taken = active
             with np.errstate(over="ignore", invalid="ignore"):
                 active = [lane for lane, one in zip(active, totals, strict=True) if not lane.take(one, precision, over)]
-            if told is not None:
-                told([Progress(lane.penalty / 2, lane.passes, lane.descent.value, lane.about) for lane in taken])
+            if on_pass is not None:
+                on_pass([Progress(lane.penalty / 2, lane.passes, lane.descent.value, lane.about) for lane in taken])
         rounded = [lane.round(over) for lane in left]
         kernels, biases = [kernel for kernel, _ in rounded], [bias for _, bias in rounded]
         totals = _run(over, kernels, biases, "float64", len(lanes), not small)

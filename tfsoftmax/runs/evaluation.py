@@ -176,8 +176,9 @@ def evaluate(
         losses_of.append(cross_entropy(part, label))
         trained.add(part, label)
         if temperature is not None:
-            cooled.add(part / temperature, label)
-            cooled_loss += float(cross_entropy(part / temperature, label).sum())
+            part = part / temperature
+            cooled.add(part, label)
+            cooled_loss += float(cross_entropy(part, label).sum())
         at += len(part)
     count, predicted, losses = len(classes), np.concatenate(said_by), np.concatenate(losses_of)
     pairs, rows = np.unique(labels.astype(np.int64) * count + predicted, return_counts=True)

@@ -21,7 +21,7 @@ def to_the_optimum(model: keras.Sequential, config: RunConfig, data: Data, log: 
     """Solve for the training rows, give ``model`` the weights, fill ``log``; returns the certificate."""
     begin = said = time.perf_counter()
 
-    def told(lanes: list[Progress]) -> None:
+    def on_pass(lanes: list[Progress]) -> None:
         nonlocal said
         (lane,) = lanes
         log.rows.append({"epoch": lane.passes, "objective": lane.objective, "gap": lane.gap})
@@ -33,7 +33,7 @@ def to_the_optimum(model: keras.Sequential, config: RunConfig, data: Data, log: 
 
     prepare(model, data.spec.features)
     rows = data.train.rows
-    (found,) = optimum(rows, len(data.classes), [config.l2], tol=config.tol, passes=config.passes, told=told)
+    (found,) = optimum(rows, len(data.classes), [config.l2], tol=config.tol, passes=config.passes, on_pass=on_pass)
     model.layers[1].set_weights(found.weights)
     log.seconds = time.perf_counter() - begin
     log.write()

@@ -20,7 +20,7 @@ from tfsoftmax.errors import InputError
 from tfsoftmax.serving import metrics, openinference, protos, rpc_openinference, rpc_tfserving
 from tfsoftmax.serving.effort import Refused
 from tfsoftmax.serving.models import Models, Version
-from tfsoftmax.serving.wire import Gate, access
+from tfsoftmax.serving.wire import Expired, Gate, TimeLimit
 
 log = logging.getLogger("tfsoftmax.serving")
 
@@ -113,12 +113,8 @@ class Service(grpc.GenericRpcHandler):
             begin, call = time.perf_counter(), Call()
             status, text, answer = await self._answer(name, method, context, call)
             seconds = time.perf_counter() - begin
-            metrics.count(call.served[0], verb, status, seconds, call.rows)
-            for column, values in call.unseen.items():
-                metrics.unseen(call.served[0], column, values)
-            if self.gate.settings.access_log:
-                scope = {"client": (context.peer(),), "method": "gRPC", "path": name}
-                access(scope, status, seconds, call)
+            scope = {"client": (context.peer(),), "method": "gRPC", "path": name}
+            self.gate.answered(scope, verb, status, seconds, call)
             if status != 200:
                 await context.abort(_CODES[status], text if text.isprintable() else " ".join(text.split()))
             return answer
@@ -127,38 +123,26 @@ class Service(grpc.GenericRpcHandler):
 
     async def _answer(self, name: str, method: _Method, context: Any, call: Call) -> tuple[int, str, bytes]:
         """HTTP's status of a call, the text of its error, its answer."""
-        expired, held = False, 0
-        task: Any = asyncio.current_task()
-
-        def expire() -> None:
-            nonlocal expired
-            expired = True
-            task.cancel()
-
-        timer = asyncio.get_running_loop().call_later(self.gate.settings.timeout, expire)
+        held = 0
         try:
-            body = await context.read()
-            if not isinstance(body, bytes):
-                raise InputError("the call has no message")
-            held = len(body)
-            self.gate.held += held
-            self.gate.check_room(held)
-            return 200, "", await method(body, call)
+            with TimeLimit(self.gate.settings.timeout):
+                body = await context.read()
+                if not isinstance(body, bytes):
+                    raise InputError("the call has no message")
+                held = len(body)
+                self.gate.held += held
+                self.gate.check_room(held)
+                return 200, "", await method(body, call)
         except Refused as error:
             return error.status, str(error), b""
         except InputError as error:
             return 400, str(error), b""
-        except asyncio.CancelledError:
-            if not expired:
-                raise
-            if hasattr(task, "uncancel"):
-                task.uncancel()
+        except Expired:
             return 504, f"no answer within {self.gate.settings.timeout:g} s", b""
         except Exception:
             log.exception("%s failed", name)
             return 500, "internal error; the server's log has it", b""
         finally:
-            timer.cancel()
             self.gate.held -= held
 
     def version(self, name: str, version: str | None, call: Call) -> Version:

@@ -118,6 +118,40 @@ class Gate:
                 pass
         return await self.helper.perform(function, body, encoding, version, *arguments)
 
+    def answered(self, scope: Any, verb: str, status: int, seconds: float, call: Any) -> None:
+        """Count a request that has been answered, HTTP's or gRPC's, and log it if that is wanted."""
+        metrics.count(call.served[0], verb, status, seconds, call.rows)
+        for column, values in call.unseen.items():
+            metrics.unseen(call.served[0], column, values)
+        if self.settings.access_log:
+            access(scope, status, seconds, call)
+
+
+class Expired(Exception):
+    """The block of a :class:`TimeLimit` took too long."""
+
+
+class TimeLimit:
+    """Raises :class:`Expired` where the block takes longer than ``seconds``; what it awaits is cancelled."""
+
+    def __init__(self, seconds: float):
+        self._seconds, self._expired = seconds, False
+
+    def __enter__(self) -> None:
+        self._task: Any = asyncio.current_task()
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._expire)
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._task.cancel()
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self._timer.cancel()
+        if self._expired and kind is asyncio.CancelledError:
+            if hasattr(self._task, "uncancel"):
+                self._task.uncancel()
+            raise Expired from error
+
 
 class Call:
     """One request, as endpoints see it."""
@@ -242,40 +276,24 @@ class Endpoint(BaseRoute):
         finally:
             self.gate.held -= call.held
         seconds = time.perf_counter() - begin
-        metrics.count(call.served[0], self.verb, reply.status, seconds, call.rows)
-        for column, values in call.unseen.items():
-            metrics.unseen(call.served[0], column, values)
-        if self.gate.settings.access_log:
-            access(scope, reply.status, seconds, call)
+        self.gate.answered(scope, self.verb, reply.status, seconds, call)
 
     async def _reply(self, call: Call, scope: Scope) -> Reply:
         """Return the function's answer, or the error if it fails or times out. Raises ConnectionResetError."""
-        expired = False
-        task: Any = asyncio.current_task()
-
-        def expire() -> None:
-            nonlocal expired
-            expired = True
-            task.cancel()
-
-        timer = asyncio.get_running_loop().call_later(self.gate.settings.timeout, expire)
         try:
-            self.gate.check_page(call.method, call.headers)
-            if self.gate.keys and not self.open:
-                self.gate.check_key(call.headers)
-            reply = await self.function(call)
-            return Reply(reply) if isinstance(reply, bytes) else reply
+            with TimeLimit(self.gate.settings.timeout):
+                self.gate.check_page(call.method, call.headers)
+                if self.gate.keys and not self.open:
+                    self.gate.check_key(call.headers)
+                reply = await self.function(call)
+                return Reply(reply) if isinstance(reply, bytes) else reply
         except Refused as error:
             return Reply.error(error.status, str(error), *error.headers)
         except InputError as error:
             return Reply.error(400, str(error))
         except ConnectionResetError:
             raise
-        except asyncio.CancelledError:
-            if not expired:
-                raise
-            if hasattr(task, "uncancel"):
-                task.uncancel()
+        except Expired:
             seconds = f"{self.gate.settings.timeout:g} s"
             if call.body_read:
                 return Reply.error(504, f"no answer within {seconds}")
@@ -283,8 +301,6 @@ class Endpoint(BaseRoute):
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])
             return Reply.error(500, "internal error; the server's log has it")
-        finally:
-            timer.cancel()
 
 
 async def respond(reply: Reply, call: Call, send: Send) -> None:

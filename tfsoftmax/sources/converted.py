@@ -79,7 +79,7 @@ def folder(argument: str, memory: int | None = None) -> Source:
 
 
 def convert(
-    source: Source, to: str | os.PathLike[str], seed: int | None = 0, told: Callable[[int, int], None] | None = None
+    source: Source, to: str | os.PathLike[str], seed: int | None = 0, progress: Callable[[int, int], None] | None = None
 ) -> Path:
     """Write ``source`` as row files, which :func:`tfsoftmax.load` reads as ``"rows:FOLDER"``.
 
@@ -91,7 +91,7 @@ def convert(
         source: any but a table of named columns.
         to: the folder, which must not exist. It appears when all is written; after a kill the same call begins again.
         seed: of the order; ``None`` keeps the order of the source.
-        told: called now and then with how many rows are done, of how many; each row is done twice if shuffled.
+        progress: called now and then with how many rows are done, of how many; each row is done twice if shuffled.
 
     Raises:
         InputError: the folder exists or cannot be written, or the source is a table or cannot be read.
@@ -110,7 +110,7 @@ def convert(
         with locked(to), _emptied(aside):
             if to.exists():
                 raise InputError(f"{str(to)!r} exists; choose another folder")
-            _write(source, aside, seed, told or (lambda done, of: None))
+            _write(source, aside, seed, progress or (lambda done, of: None))
             os.replace(aside, to)
     except OSError as error:
         raise InputError(f"cannot write the row files {str(to)!r}: {error.strerror or error}") from error
@@ -136,7 +136,7 @@ def _emptied(aside: Path) -> Iterator[None]:
         clear()
 
 
-def _write(source: Source, aside: Path, seed: int | None, told: Callable[[int, int], None]) -> None:
+def _write(source: Source, aside: Path, seed: int | None, progress: Callable[[int, int], None]) -> None:
     count, test = len(source.x_train), 0 if source.x_test is None else len(source.x_test)
     order = None if seed is None else np.random.default_rng(seed).permutation(count)
     total, done = count * (1 if order is None else 2) + test, 0
@@ -144,7 +144,7 @@ def _write(source: Source, aside: Path, seed: int | None, told: Callable[[int, i
     def step(rows: int) -> None:
         nonlocal done
         done += rows
-        told(done, total)
+        progress(done, total)
 
     arrays: dict[str, np.ndarray] = {"y_train": source.y_train}
     arrays |= {name: found for name in _EXTRAS if (found := getattr(source, name)) is not None}
