@@ -95,22 +95,16 @@ def onnx_model(linear: Linear, opset: int, *, int8: bool) -> onnx.ModelProto:
         arrays[name] = np.asarray(array)
         return name
 
-    def kernel() -> tuple[str, str]:
-        """The rows of the numbers, and all rows with one of zeros after them."""
-        padded = np.concatenate([linear.kernel, np.zeros((1, linear.kernel.shape[1]), np.float32)])
+    def weights(rows: slice) -> str:
+        """The given rows of the weights, after which stands one of zeros."""
         if not int8:
-            return constant(linear.kernel[:count]), constant(padded)
-        step = np.abs(padded).max(axis=1, keepdims=True) / 127
+            return constant(padded[rows])
+        step = np.abs(padded[rows]).max(axis=1, keepdims=True) / 127
         step = np.maximum(step, np.finfo(np.float32).tiny).astype(np.float32)
-        rounded = (np.rint(padded / step) + 128).astype(np.uint8)
+        whole = add("Cast", [constant((np.rint(padded[rows] / step) + 128).astype(np.uint8))], to=TensorProto.FLOAT)
+        return add("Mul", [add("Sub", [whole, constant(np.float32(128))]), constant(step)])
 
-        def floats(rows: slice) -> str:
-            whole = add("Cast", [constant(rounded[rows])], to=TensorProto.FLOAT)
-            return add("Mul", [add("Sub", [whole, constant(np.float32(128))]), constant(step[rows])])
-
-        return floats(slice(count)), floats(slice(None))
-
-    of_numbers, of_all = kernel()
+    padded = np.concatenate([linear.kernel, np.zeros((1, linear.kernel.shape[1]), np.float32)])
     one, last = constant(np.array([1])), len(linear.kernel)
     inside = {block.column: block for block in blocks(spec.columns)}
     numbers, chosen = [], []
@@ -141,10 +135,10 @@ def onnx_model(linear: Linear, opset: int, *, int8: bool) -> onnx.ModelProto:
         if not linear.folded:
             offset, scale = (np.asarray(value, np.float32)[:count] for value in constants(spec))
             x = add("Mul", [add("Sub", [x, constant(offset)]), constant(scale)])
-        terms.append(add("MatMul", [x, of_numbers]))
+        terms.append(add("MatMul", [x, weights(slice(count))]))
     if chosen:
         places_ = add("Concat", [add("Unsqueeze", [name, one]) for name in chosen], axis=1)
-        rows = add("Gather", [of_all, places_], axis=0)
+        rows = add("Gather", [weights(slice(None)), places_], axis=0)
         terms.append(add("ReduceSum", [rows, one], keepdims=0))
     total = terms[0] if len(terms) == 1 else add("Add", terms)
     add("Add", [total, constant(linear.bias)], "logits")
