@@ -193,7 +193,7 @@ def spec_of(source: Source, train: np.ndarray | None, preprocess: str, on_missin
     scale: float | np.ndarray = 1.0
     if source.columns:
         if on_missing == "refuse":
-            refuse_missing(missing(x, source.columns), len(x), f"{source.name!r} (training rows)")
+            refuse_missing(missing(x, source.columns), len(x), f"{source.name!r} (training rows)", trained=False)
         fitted = fit(source.columns, x, train, preprocess, on_missing)
     else:
         offset, scale = PREPROCESSORS[preprocess](x, 255.0 if x.dtype == np.uint8 else 1.0, train)
@@ -294,7 +294,7 @@ def conform(raw: np.ndarray, spec: ModelSpec, what: str) -> np.ndarray:
         if np.isinf(there).any():
             raise InputError(f"{what}: column {shown(column.name)} has a number beyond float32's range")
     if spec.missing == "refuse":
-        refuse_missing(missing(x, spec.columns), len(x), what)
+        refuse_missing(missing(x, spec.columns), len(x), what, trained=True)
     return x
 
 
@@ -312,12 +312,21 @@ def missing(x: np.ndarray, columns: Sequence[Column]) -> dict[str, int]:
     return {column.name: int(count) for column, count in zip(columns, counts, strict=True) if count}
 
 
-def refuse_missing(found: dict[str, int], rows: int, what: str) -> None:
-    """Raise InputError if any value is missing; ``found`` is what :func:`missing` returns."""
+def refuse_missing(found: dict[str, int], rows: int, what: str, *, trained: bool) -> None:
+    """Raise InputError if any value is missing; ``found`` is what :func:`missing` returns.
+
+    ``trained``: the rows are for a model that was trained without missing values, not for training one.
+    """
     if found:
         listed = ", ".join(f"{shown(name)} ({count:,} of {rows:,})" for name, count in list(found.items())[:5])
         more = f" and {len(found) - 5} more columns" if len(found) > 5 else ""
+        impute = "--missing impute (missing='impute')"
         raise InputError(
-            f"{what} has missing values in {listed}{more}: --missing impute (missing='impute') puts the training mean "
-            "or a category of its own in their place, --drop COLUMN leaves a column out"
+            f"{what} has missing values in {listed}{more}: "
+            + (
+                f"the model was trained without missing values; give values, or train one with {impute}"
+                if trained
+                else f"{impute} puts the training mean or a category of its own in their place, --drop COLUMN leaves a "
+                "column out"
+            )
         )

@@ -124,7 +124,7 @@ class Data:
             if x_test is not None:
                 if missing == "refuse":
                     gaps = columns.missing(x_test, source.columns)
-                    columns.refuse_missing(gaps, len(x_test), f"{source.name!r} (test rows)")
+                    columns.refuse_missing(gaps, len(x_test), f"{source.name!r} (test rows)", trained=False)
                 x_test = columns.recode(x_test, source.columns, self.spec.columns, source.name)
         self.classes = self.spec.classes
         own = source.weights

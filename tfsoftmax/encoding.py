@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -33,13 +33,13 @@ class Encoder:
         self._known = {column.name for column in spec.columns}
 
     def by_row(self, rows: Sequence[Mapping[str, Any]], place: str) -> np.ndarray:
-        """Rows that are objects; ``place`` says in errors where they stand.
+        """Rows that are objects; ``place`` says in errors where they stand. Columns that the model lacks are ignored.
 
         Raises:
-            InputError: a row lacks a column, has another one, or a value is of another kind.
+            InputError: a row lacks a column, or a value is of another kind.
         """
         for i, row in enumerate(rows):
-            if row.keys() != self._known:
+            if not self._known <= row.keys():
                 self._refuse(row, f"{place}[{i}]")
         made = np.empty((len(rows), len(self.columns)), np.float32)
         for k, column in enumerate(self.columns):
@@ -48,24 +48,20 @@ class Encoder:
 
     def by_column(self, given: Mapping[str, Sequence[Any]], place: str) -> np.ndarray:
         """Columns that are lists; see :meth:`by_row`."""
-        if given.keys() != self._known:
+        if not self._known <= given.keys():
             self._refuse(given, place)
-        if len(sizes := {len(values) for values in given.values()}) > 1:
+        if len(sizes := {len(given[name]) for name in self._known}) > 1:
             raise InputError(f"{place} has columns of {' and '.join(map(str, sorted(sizes)))} rows; they must be alike")
         made = np.empty((sizes.pop(), len(self.columns)), np.float32)
         for k, column in enumerate(self.columns):
             made[:, k] = self._encoded(k, given[column.name], lambda i: f"{place}, row {i}")
         return made
 
-    def _refuse(self, given: Iterable[str], place: str) -> None:
-        """Raise InputError for the columns that are missing or not known."""
-        names = list(given)
-        if absent := [column.name for column in self.columns if column.name not in names]:
-            more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
-            raise InputError(f"{place} has no {shown(absent[0])}{more}")
-        other = next(name for name in names if name not in self._known)
-        known = shown(", ".join(column.name for column in self.columns))
-        raise InputError(f"{place} has the key {shown(other)}; expected {known}")
+    def _refuse(self, given: Mapping[str, Any], place: str) -> NoReturn:
+        """Raise InputError for the columns that are missing."""
+        absent = [column.name for column in self.columns if column.name not in given]
+        more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
+        raise InputError(f"{place} has no {shown(absent[0])}{more}")
 
     def _encoded(self, k: int, values: Sequence[Any], where: Any) -> list[float]:
         column, codes, made = self.columns[k], self._codes[k], []

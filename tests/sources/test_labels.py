@@ -73,7 +73,7 @@ def test_labels_that_cannot_be_trained(fields, text):
 
 def test_a_class_of_one_row_is_said(caplog):
     tfsoftmax.Source("rows", X, ["a", "b", "a", "c", "a", "a"])
-    assert caplog.messages == ["'rows': 2 classes have one training row alone: 'b', 'c'"]
+    assert caplog.messages == ["'rows': classes with a single training row: 2 ('b', 'c')"]
 
 
 @pytest.mark.parametrize("dtype", ["bool", "int8", "uint16", "int64", "uint64", "float16", "float64", "O"])

@@ -66,7 +66,7 @@ def test_pictures_stay_bytes(tmp_path, caplog):
     np.savez(tmp_path / "p.npz", x=np.arange(60, dtype=np.uint8).reshape(5, 3, 4), y=[3, 1, 3, 1, 7])
     data = tfsoftmax.load(tmp_path / "p.npz", test=1)
     assert (data.spec.dtype, data.spec.preprocess, data.classes) == ("uint8", "unit", ("1", "3", "7"))
-    assert "1 classes have one training row alone: '7'" in caplog.text
+    assert "classes with a single training row: 1 ('7')" in caplog.text
 
 
 def member(name, content):

@@ -126,6 +126,8 @@ HOSTILE = {
     "quote": ('a,kind\n1,"x\n2,y\n3,z\n', "a quote is not closed: the last value begins with"),
     "word": ("a,kind\n" + "1,x\n" * 20 + "many,y\n", "column 'a' holds numbers, and 2 of 42 values are none, the first "
              "'many' in row 20: mend them, or give --category a"),
+    "word among numbers that all differ": (
+        "a,kind\n" + "".join(f"{k},{'xy'[k % 2]}\n" for k in range(40)) + "many,y\n", "2 of 82 values are none"),
     "infinite": ("a,kind\n1,x\ninf,y\n", "column 'a' has inf in row 1, expected numbers that a float32 can hold"),
     "large": ("a,kind\n1,x\n1e39,y\n", r"column 'a' has 1e\+39 in row 1"),
     "no label": ("a,b\n1,x\n", "has no column 'kind' for the labels; it has 'a, b'"),

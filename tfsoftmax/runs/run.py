@@ -235,7 +235,7 @@ class Run:
         raw: Any = source.x_test if rows.index is None else source.x_train[rows.index]
         x = recode(raw, source.columns, self.spec.columns, repr(source.name))
         if self.spec.missing == "refuse":
-            refuse_missing(missing(x, self.spec.columns), len(x), repr(source.name))
+            refuse_missing(missing(x, self.spec.columns), len(x), repr(source.name), trained=True)
         return Rows(x, rows.y, self.spec, self.config.batch_size, weight=rows.weight)
 
     def _check(self, data: Any) -> None:

@@ -32,6 +32,7 @@ _NUMBER: Schema = {"type": "number"}
 _FLOAT: Schema = {"type": "number", "minimum": -LARGEST, "maximum": LARGEST}
 _WHOLE: Schema = {"type": "integer"}
 _TRUTH: Schema = {"type": "boolean"}
+_VALUE: Schema = {"type": ["number", "string", "boolean", "null"]}  # of a column that the model lacks
 _JSON_TYPES = {"float32": _NUMBER, "int64": _WHOLE, "object": _TEXT}
 _PICTURE: Schema = {
     "type": "string",
@@ -90,8 +91,9 @@ def _model(version: Version, keyed: bool) -> dict[str, Any]:
     named = _object({name: column})
     if spec.columns:
         cells = {column.name: _cell(column, spec.missing == "impute") for column in spec.columns}
-        row = instance = _object(cells)
-        named = _object({key: _list(cell, 1, version.max_rows) for key, cell in cells.items()})
+        row = instance = _object(cells, more=_VALUE)
+        lists = {key: _list(cell, 1, version.max_rows) for key, cell in cells.items()}
+        named = _object(lists, more=_list(_VALUE, 1, version.max_rows))
         column = _list(row, 1, version.max_rows)
     rows = _object({"instances": _list(instance, 1, version.max_rows)}, signature, more=True)
     columns = _object({"inputs": {"anyOf": [column, named]}}, signature, more=True)
@@ -131,7 +133,8 @@ def _model(version: Version, keyed: bool) -> dict[str, Any]:
     features = {name: {"anyOf": [row, _list(element, math.prod(spec.shape), math.prod(spec.shape)), *b64]}}
     if spec.columns:
         features = cells
-    whole, partial = _object(features), _object({}, features)
+    others = _VALUE if spec.columns else False
+    whole, partial = _object(features, more=others), _object({}, features, more=others)
     signature = {"signature_name": {"enum": ["classify", "", None]}}
     examples = {
         "anyOf": [  # each example has its features, or the context has them for those that do not
@@ -267,7 +270,9 @@ def _index(keyed: bool) -> Schema:
     return operation
 
 
-def _object(required: dict[str, Schema], optional: dict[str, Schema] | None = None, more: bool = False) -> Schema:
+def _object(
+    required: dict[str, Schema], optional: dict[str, Schema] | None = None, more: bool | Schema = False
+) -> Schema:
     return {
         "type": "object",
         "properties": {**required, **(optional or {})},

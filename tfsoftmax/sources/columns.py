@@ -76,11 +76,14 @@ def rows_of(
     for name in names:
         asked = "category" if name in choices.category else "number" if name in choices.number else ""
         array = _whole(table[name])
+        what = f"{where}: column {shown(name)}"
+        if not asked and _is_text(array.type):
+            _few_words(what, name, array)
         if not asked and (why := _useless(array[:train])):
             _log.warning("%s: column %s is left out: %s", where, shown(name), why)
             left_out[name] = why
             continue
-        values, column = read_column(f"{where}: column {shown(name)}", name, array, asked)
+        values, column = read_column(what, name, array, asked)
         made.append(values)
         columns.append(column)
     if not columns:
@@ -166,8 +169,6 @@ def read_column(what: str, name: str, array: pa.Array | pa.ChunkedArray, asked: 
     kind = array.type
     numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     if asked == "category" or (not asked and _is_text(kind)):
-        if not asked:
-            _few_words(what, name, array)
         codes, values = codes_of(what, array)
         dtype = "int64" if pa.types.is_integer(kind) else "string"
         return np.where(codes < 0, np.float32(np.nan), codes.astype(np.float32)), Column(

@@ -172,4 +172,4 @@ def check(name: str, y: np.ndarray, y_test: np.ndarray | None, classes: Sequence
         )
     if (counts == 1).any():
         listed = ", ".join(shown(classes[label]) for label in np.flatnonzero(counts == 1)[:5])
-        _log.warning("%r: %d classes have one training row alone: %s", name, int((counts == 1).sum()), listed)
+        _log.warning("%r: classes with a single training row: %d (%s)", name, int((counts == 1).sum()), listed)
