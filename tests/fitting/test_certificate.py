@@ -46,7 +46,7 @@ def test_the_distance_to_the_optimum_is_at_most_the_gap(seed, power, away, tilt,
         np.array([loss]), (x.T @ residuals)[None], residuals.sum(axis=0)[None], np.zeros(1), np.array([largest])
     )
     hot = np.eye(classes)[y] * weight[:, None] / rows
-    moments = Moments(hot.sum(axis=0), x.T @ hot, float((weight * (x**2).sum(axis=1)).mean()), x.T @ x)
+    moments = Moments(hot.sum(axis=0), x.T @ hot, np.array((weight * (x**2).sum(axis=1)).mean()))
     lower, upper = bounds(penalty, kernel, bias, totals, moments, rows)
     assert lower <= lowest
     assert value <= upper
@@ -67,7 +67,7 @@ def test_without_a_gradient_by_the_bias_the_gap_is_the_squared_gradient_over_twi
     gradient = x.T @ residuals
     hot = np.eye(3)[y] / 90
     totals = Totals(np.array([loss]), gradient[None], residuals.sum(axis=0)[None], np.zeros(1), np.array([largest]))
-    moments = Moments(hot.sum(axis=0), x.T @ hot, float((x**2).sum(axis=1).mean()), x.T @ x)
+    moments = Moments(hot.sum(axis=0), x.T @ hot, np.array((x**2).sum(axis=1).mean()))
     lower, upper = bounds(penalty, kernel, bias, totals, moments, 90)
     slope = np.linalg.norm(gradient + penalty * kernel)
     np.testing.assert_allclose(upper - lower, slope**2 / (2 * penalty), rtol=1e-9)

@@ -171,7 +171,8 @@ def test_the_command_line(name, tmp_path, tfsoftmax_cli):
 
 
 def test_the_optimum_of_rows_in_files_is_that_in_memory(name, monkeypatch):
-    monkeypatch.setattr("tfsoftmax.fitting.passes._CHUNK", 256 * 30)
+    monkeypatch.setattr("tfsoftmax.fitting.passes._WINDOW", 256 * 30)
+    monkeypatch.setattr("tfsoftmax.fitting.passes._BLOCK", 100)
     stored, held = load(name), tfsoftmax.load(name, **SETTINGS)
     assert stored.train.rows.stored
     one, other = (tfsoftmax.solve(tfsoftmax.SoftmaxRegression(3), data.train, l2=0.01) for data in (stored, held))

@@ -1,11 +1,14 @@
-"""Whole passes over rows: the loss of several models at once and its gradient, and what the solver asks of the rows."""
+"""Whole passes over rows: the loss of several models at once and its gradient, and what the solver asks of the rows.
+
+A pass is one XLA function: a loop over blocks of rows that stay in the processor's caches, from raw inputs to sums.
+"""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -14,9 +17,9 @@ from tfsoftmax.rows import Rows, preprocess
 from tfsoftmax.spec import ModelSpec
 from tfsoftmax.windows import ahead
 
-_CHUNK = 2**22  # numbers of a dense chunk: rows times features
-_LOGITS = 2**25  # and of its logits: rows times lanes times classes
-_SAMPLE = 8192  # rows that the Gram matrix is taken from, at least
+_BLOCK = 1024  # most rows of a block; its halves are computed side by side
+_WINDOW = 2**24  # numbers of rows that are read from files at once
+_SAMPLE, _LARGEST = 8192, 2**26  # rows that centre and curvature are taken from, at least; and most numbers of them
 
 
 class Totals(NamedTuple):
@@ -44,84 +47,53 @@ class Moments(NamedTuple):
         mass: ``sum(w) / n`` of each class ``(C,)``.
         means: ``sum(w x) / n`` of each class ``(F, C)``.
         power: ``sum(w |x|²) / n``.
-        gram: ``xᵀ diag(w) x / sum(w)`` of a sample of the rows ``(F, F)``; of many features its diagonal ``(F,)``.
     """
 
     mass: np.ndarray
     means: np.ndarray
-    power: float
-    gram: np.ndarray
+    power: np.ndarray
 
 
-def chunks(rows: Rows, size: int) -> Iterator[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
-    """Raw inputs, labels and float32 weights of ``size`` rows after the other, the last filled with weight 0.
+_COMBINED = {"margin": tf.minimum, "largest": tf.maximum}  # all others are sums
 
-    Rows in files are read while the chunk before is computed with; they come in the same order as in memory.
-    """
-    places = np.arange(len(rows)) if rows.index is None else np.argsort(rows.index)
-    y, weight = rows.y, rows.weight
 
-    def chunk(number: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        part = places[number * size : (number + 1) * size]
-        there = len(part)
-        part = np.concatenate([part, np.full(size - there, part[0])])
-        weights = np.ones(size, np.float32) if weight is None else weight[part].astype(np.float32)
-        weights[there:] = 0
-        if rows.stored:
-            raw = rows.take(slice(number * size, number * size + there))
-            raw = np.concatenate([raw, np.repeat(raw[:1], size - there, axis=0)])
-            return tf.constant(raw), tf.constant(y[part]), tf.constant(weights)
-        x = rows.tensors()[0]
-        held = part if rows.index is None else rows.index[part]
-        run = held[-1] - held[0] == size - 1 and bool((np.diff(held) == 1).all())
-        raw = x[int(held[0]) : int(held[0]) + size] if run else tf.gather(x, held)
-        return raw, tf.constant(y[part]), tf.constant(weights)
+class _Window(NamedTuple):
+    """Blocks of rows in memory: how many, raw inputs, where each row is in them, labels and weights; 0 fills up."""
 
-    count = math.ceil(len(rows) / size)
-    return ahead(chunk, count) if rows.stored else map(chunk, range(count))
+    blocks: tf.Tensor
+    x: tf.Tensor
+    places: tf.Tensor
+    labels: tf.Tensor
+    weight: tf.Tensor
 
 
 class Passes:
-    """Passes over ``rows``, whose features are taken less their weighted mean, so that the bias stands for itself.
+    """Passes over ``rows``, whose features are taken less their mean, about, so that the bias stands for itself.
 
     Args:
         rows: at least one, with a weight above 0.
         classes: C.
-        whitened: the Gram matrix is wanted whole.
+
+    Attributes:
+        centre: of the features, float32 ``(F,)``.
+        sample: some of the rows: features less their centre float32 ``(S, F)``, labels and float32 weights ``(S,)``.
+        moments: of all rows.
     """
 
-    def __init__(self, rows: Rows, classes: int, whitened: bool):
+    def __init__(self, rows: Rows, classes: int):
         self.rows, self.classes, self.features = rows, classes, math.prod(rows.spec.features)
+        blocks = math.ceil(len(rows) / _BLOCK)
+        self._block = 2 * math.ceil(len(rows) / blocks / 2)
+        # the order of files, in memory too: the same sums
+        self._order = np.arange(len(rows)) if rows.index is None else np.argsort(rows.index)
+        self._labels = rows.y[self._order]
+        self._weight = (np.ones(len(rows)) if rows.weight is None else rows.weight[self._order]).astype(np.float32)
+        self._kept: list[_Window] = []
         # partial: TensorFlow counts the tracings of one function over all rows, and would warn about them
-        self._loss = tf.function(functools.partial(_loss, rows.spec), jit_compile=True, autograph=False)
-        self._sums = tf.function(functools.partial(_sums, rows.spec, classes), jit_compile=True, autograph=False)
-        self._gram = tf.function(functools.partial(_gram, rows.spec, whitened), autograph=False)
+        self._pass = tf.function(functools.partial(_pass, rows.spec, self._block), jit_compile=True, autograph=False)
         self.centre = np.zeros(self.features, np.float32)
-        total, sums = 0.0, np.zeros(self.features)
-        for raw, labels, weight in chunks(rows, self._size(1)):
-            mass, means, _ = self._sums(raw, labels, weight, tf.constant(self.centre))
-            total, sums = total + float(tf.reduce_sum(mass)), sums + tf.reduce_sum(means, axis=1).numpy()
-        self.centre = (sums / total).astype(np.float32)
-        self.moments = self._moments(whitened)
-
-    def _size(self, lanes: int) -> int:
-        """Rows of a chunk, such that the last one has little to be filled with."""
-        most = max(256, min(_CHUNK // self.features, _LOGITS // (lanes * self.classes)))
-        return math.ceil(len(self.rows) / math.ceil(len(self.rows) / most))
-
-    def _moments(self, whitened: bool) -> Moments:
-        rows, count = self.rows, len(self.rows)
-        every = max(1, count // max(_SAMPLE, 4 * self.features))
-        mass, means = np.zeros(self.classes), np.zeros((self.features, self.classes))
-        power = sampled = 0.0
-        gram = np.zeros((self.features,) * (2 if whitened else 1))
-        for raw, labels, weight in chunks(rows, self._size(1)):
-            of_class, of_feature, of_rows = self._sums(raw, labels, weight, tf.constant(self.centre))
-            mass, means, power = mass + of_class.numpy(), means + of_feature.numpy(), power + float(of_rows)
-            part = self._gram(raw[::every], weight[::every], tf.constant(self.centre))
-            gram += part.numpy()
-            sampled += float(tf.reduce_sum(weight[::every]))
-        return Moments(mass / count, means / count, power / count, gram / sampled if sampled else gram)
+        self.sample = self._sample()
+        self.moments = self._moments()
 
     def run(self, kernel: np.ndarray, bias: np.ndarray, precision: str) -> Totals:
         """One pass.
@@ -129,40 +101,98 @@ class Passes:
         Args:
             kernel: of each lane ``(K, F, C)``.
             bias: of features less their centre ``(K, C)``; -inf for a class that never is.
-            precision: ``"float32"`` products and sums within a chunk, float64 sums of losses and of chunks; or all in
+            precision: ``"float32"`` products and sums within half a block, float64 sums of them; or all in
                 ``"float64"``.
         """
-        lanes, count, size = len(kernel), len(self.rows), self._size(len(kernel))
+        lanes = len(kernel)
         flat = tf.constant(kernel.transpose(1, 0, 2).reshape(self.features, -1), precision)
-        parts: list[np.ndarray] = [np.zeros(()), np.zeros(()), np.zeros(())]
-        margin, largest = np.full(lanes, np.inf), np.zeros(lanes)
-        given = flat, tf.constant(bias, precision), tf.constant(self.centre)
-        for raw, labels, weight in chunks(self.rows, size):
-            *sums, low, high = self._loss(raw, labels, weight, *given)
-            parts = [total + part.numpy() for total, part in zip(parts, sums, strict=True)]
-            margin, largest = np.minimum(margin, low.numpy()), np.maximum(largest, high.numpy())
-        loss, kernels, biases = (part / count for part in parts)
+        zero = np.zeros(lanes), np.zeros((lanes * self.classes, self.features)), np.zeros((lanes, self.classes))
+        start = Totals(*zero, np.full(lanes, np.inf), np.zeros(lanes))
+        loss, kernels, biases, margin, largest = self._sums(_loss, start, flat, tf.constant(bias, precision))
         shaped = kernels.reshape(lanes, self.classes, self.features).transpose(0, 2, 1)
-        return Totals(loss, shaped, biases, margin, largest)
+        count = len(self.rows)
+        return Totals(loss / count, shaped / count, biases / count, margin, largest)
+
+    def _moments(self) -> Moments:
+        start = Moments(np.zeros(self.classes), np.zeros((self.features, self.classes)), np.zeros(()))
+        given = tf.zeros((self.features, 0), tf.float64), tf.zeros((0, self.classes), tf.float64)
+        return Moments(*(total / len(self.rows) for total in self._sums(_moments, start, *given)))
+
+    def _sums(self, add: Callable[..., Any], start: Any, kernel: tf.Tensor, bias: tf.Tensor) -> list[np.ndarray]:
+        sums, centre = type(start)(*(tf.constant(part) for part in start)), tf.constant(self.centre)
+        for window in self._windows():
+            sums = self._pass(add, window, sums, centre, kernel, bias)
+        return [part.numpy() for part in sums]
+
+    def _sample(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        wanted = min(max(_SAMPLE, 4 * self.features), _LARGEST // self.features)
+        every = max(1, len(self.rows) // max(1, wanted))
+        chosen, weight = self._order[::every], self._weight[::every]
+        parts = np.array_split(chosen, math.ceil(len(chosen) / _BLOCK))
+        x = [preprocess(self.rows.spec, self.rows.take(part)).numpy().reshape(len(part), -1) for part in parts]
+        made = np.concatenate(x)
+        self.centre = np.average(made, axis=0, weights=weight if weight.any() else None).astype(np.float32)
+        return made - self.centre, self._labels[::every], weight
+
+    def _windows(self) -> Iterator[_Window]:
+        """All rows in memory, or parts of the files, each read while the one before is computed with."""
+        if not self.rows.stored:
+            if not self._kept:
+                x = self.rows.tensors()[0]
+                places = self._order if self.rows.index is None else self.rows.index[self._order]
+                self._kept.append(self._window(x, places, 0, len(places)))
+            yield from self._kept
+            return
+        size = self._block * max(1, _WINDOW // (self.features * self._block))
+
+        def read(number: int) -> _Window:
+            begin = number * size
+            raw = self.rows.take(slice(begin, begin + size))
+            places = np.arange(len(raw))
+            x = np.concatenate([raw, np.zeros((size - len(raw), *raw.shape[1:]), raw.dtype)])
+            return self._window(tf.constant(x), places, begin, size)
+
+        yield from ahead(read, math.ceil(len(self.rows) / size))
+
+    def _window(self, x: tf.Tensor, places: np.ndarray, begin: int, size: int) -> _Window:
+        there, blocks = slice(begin, begin + len(places)), math.ceil(len(places) / self._block)
+        missing = (0, self._block * math.ceil(size / self._block) - len(places))
+        parts = (np.pad(part, missing) for part in (places, self._labels[there], self._weight[there]))
+        places, labels, weight = parts
+        return _Window(tf.constant(blocks), x, tf.constant(places, tf.int32), tf.constant(labels), tf.constant(weight))
 
 
-def _dense(spec: ModelSpec, raw: tf.Tensor, centre: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """The features of raw rows as the model sees them, less ``centre``: ``(rows, F)``."""
-    x = tf.reshape(preprocess(spec, raw), (raw.shape[0], -1))
-    return tf.cast(x, dtype) - tf.cast(centre, dtype)
+def _pass(
+    spec: ModelSpec,
+    size: int,
+    add: Callable[..., Any],
+    window: _Window,
+    sums: Any,
+    centre: tf.Tensor,
+    kernel: tf.Tensor,
+    bias: tf.Tensor,
+) -> Any:
+    """``sums``, and what ``add`` makes of each half block of ``window``."""
+    half = size // 2
+
+    def part(at: tf.Tensor) -> Any:
+        places, labels, weight = (tf.slice(whole, [at], [half]) for whole in window[2:])
+        x = tf.reshape(preprocess(spec, tf.gather(window.x, places)), (half, -1)) - centre
+        return add(tf.cast(x, kernel.dtype), labels, tf.cast(weight, kernel.dtype), kernel, bias)
+
+    def body(i: tf.Tensor, sums: Any) -> tuple[tf.Tensor, Any]:
+        for one in (part(i * size), part(i * size + half)):
+            both = zip(sums._fields, sums, one, strict=True)
+            sums = type(sums)(*(_COMBINED.get(name, tf.add)(a, tf.cast(b, a.dtype)) for name, a, b in both))
+        return i + 1, sums
+
+    return tf.while_loop(lambda i, _: i < window.blocks, body, (tf.constant(0), sums))[1]
 
 
 def _loss(
-    spec: ModelSpec,
-    raw: tf.Tensor,
-    labels: tf.Tensor,
-    weight: tf.Tensor,
-    kernel: tf.Tensor,
-    bias: tf.Tensor,
-    centre: tf.Tensor,
+    x: tf.Tensor, labels: tf.Tensor, weight: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor
 ) -> tuple[tf.Tensor, ...]:
-    dtype, (lanes, classes) = kernel.dtype, bias.shape
-    x = _dense(spec, raw, centre, dtype)
+    dtype, (lanes, classes) = x.dtype, bias.shape
     logits = tf.reshape(tf.matmul(x, kernel), (-1, lanes, classes)) + bias
     hot = tf.one_hot(labels, classes, dtype=tf.bool, on_value=True, off_value=False)[:, None, :]
     right = tf.reduce_sum(tf.where(hot, logits, tf.zeros((), dtype)), axis=-1)
@@ -170,32 +200,21 @@ def _loss(
     top = tf.maximum(right, other)[..., None]
     exps = tf.exp(logits - top)
     sums = tf.reduce_sum(exps, axis=-1, keepdims=True)
-    weights = tf.cast(weight, dtype)[:, None]
-    losses = (tf.math.log(sums[..., 0]) + (top[..., 0] - right)) * weights
-    residuals = (exps / sums - tf.cast(hot, dtype)) * weights[..., None]
-    gradient = tf.matmul(tf.reshape(residuals, (-1, lanes * classes)), x, transpose_a=True)
-    counted = weight[:, None] > 0
-    margins = tf.where(counted, right - other, tf.constant(np.inf, dtype))
+    losses = (tf.math.log(sums[..., 0]) + (top[..., 0] - right)) * weight[:, None]
+    residuals = (exps / sums - tf.cast(hot, dtype)) * weight[:, None, None]
     finite = tf.where(tf.math.is_finite(logits), tf.abs(logits), tf.zeros((), dtype))
     return (
         tf.reduce_sum(tf.cast(losses, tf.float64), axis=0),
-        gradient,
+        tf.matmul(tf.reshape(residuals, (-1, lanes * classes)), x, transpose_a=True),
         tf.reduce_sum(tf.cast(residuals, tf.float64), axis=0),
-        tf.reduce_min(margins, axis=0),
+        tf.reduce_min(tf.where(weight[:, None] > 0, right - other, tf.constant(np.inf, dtype)), axis=0),
         tf.reduce_max(finite, axis=(0, 2)),
     )
 
 
-def _sums(
-    spec: ModelSpec, classes: int, raw: tf.Tensor, labels: tf.Tensor, weight: tf.Tensor, centre: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    x = _dense(spec, raw, centre, tf.float64)
-    of_class = tf.one_hot(labels, classes, dtype=tf.float64) * tf.cast(weight, tf.float64)[:, None]
-    squares = tf.reduce_sum(x * x, axis=1) * tf.cast(weight, tf.float64)
-    return tf.reduce_sum(of_class, axis=0), tf.matmul(x, of_class, transpose_a=True), tf.reduce_sum(squares)
-
-
-def _gram(spec: ModelSpec, whole: bool, raw: tf.Tensor, weight: tf.Tensor, centre: tf.Tensor) -> tf.Tensor:
-    x = _dense(spec, raw, centre, tf.float32) * tf.sqrt(weight)[:, None]
-    gram = tf.matmul(x, x, transpose_a=True) if whole else tf.reduce_sum(x * x, axis=0)
-    return tf.cast(gram, tf.float64)
+def _moments(
+    x: tf.Tensor, labels: tf.Tensor, weight: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor
+) -> tuple[tf.Tensor, ...]:
+    of_class = tf.one_hot(labels, bias.shape[-1], dtype=x.dtype) * weight[:, None]
+    power = tf.reduce_sum(tf.reduce_sum(x * x, axis=1) * weight)
+    return tf.reduce_sum(of_class, axis=0), tf.matmul(x, of_class, transpose_a=True), power

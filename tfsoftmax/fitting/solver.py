@@ -192,10 +192,10 @@ def optimum(
     if rows.weight is not None and not rows.weight.any():
         raise InputError("the weights of all rows are 0: nothing is left to learn from")
     features = math.prod(rows.spec.features)
-    over = Passes(rows, classes, features <= _WIDE)
+    over = Passes(rows, classes)
     if not all(np.isfinite(part).all() for part in over.moments):
         raise InputError("the features of a row are not finite numbers; leave that row out, or preprocess it")
-    whitening = Whitening(over.moments.gram, classes)
+    whitening = Whitening(_gram(over), classes)
     most = max(1, _PARAMETERS // (features * classes))
     order = sorted(range(len(wanted)), key=lambda k: -wanted[k])  # each group starts where the last one ended
     point = _start(over)
@@ -207,6 +207,13 @@ def optimum(
         point = lanes[-1].descent.point
         found |= {k: lane.solution(over) for k, lane in zip(group, lanes, strict=True)}
     return [found[k] for k in range(len(wanted))]
+
+
+def _gram(over: Passes) -> np.ndarray:
+    x, _, weight = over.sample
+    weighted = x * weight[:, None]
+    gram = weighted.T @ x if over.features <= _WIDE else (weighted * x).sum(axis=0)
+    return gram.astype(np.float64) / (float(weight.sum()) or 1.0)
 
 
 def _start(over: Passes) -> np.ndarray:
