@@ -1,8 +1,9 @@
-"""Descent: one lane of the solver, L-BFGS in coordinates in which the rows are white. NumPy only."""
+"""Descent: one lane of the solver, L-BFGS whose first metric is a whitening. NumPy only."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -11,37 +12,6 @@ _MEMORY = 10  # pairs of steps and changes of the gradient
 _NOISE = {"float32": 2e-7, "float64": 4e-16}  # of a loss, as a share of it
 _REST = 5  # steps after an attempt at the end that failed
 _PATIENCE = 12  # steps that together lower the loss by less than that, until the precision is found to be the limit
-
-
-class Whitening:
-    """The inverse of ``a * gram + penalty`` for any penalty, from one eigendecomposition.
-
-    Near zero weights the Hessian of each class is ``a * gram + penalty`` with ``a = (1 - 1/C) / C``.
-
-    Attributes:
-        deviation: of each feature, and 1 for the bias: ``(F + 1, 1)``.
-    """
-
-    def __init__(self, gram: np.ndarray, classes: int):
-        self.share = (1 - 1 / classes) / classes
-        self._vectors: np.ndarray | None = None
-        values = gram
-        if gram.ndim == 2:
-            values, self._vectors = np.linalg.eigh(gram)
-        squares = gram.diagonal() if gram.ndim == 2 else gram
-        self.deviation = np.sqrt(np.append(squares, 1.0))[:, None]
-        top = max(float(values.max()), 1e-300)
-        self.curvature = self.share * np.maximum(values, 0.0)
-        self.least = 1e-9 * self.share * top  # without penalty
-
-    def __call__(self, point: np.ndarray, penalty: float) -> np.ndarray:
-        """Of kernel and bias ``(F + 1, C)``."""
-        made = np.empty_like(point)
-        scale = (self.curvature + max(penalty, self.least))[:, None]
-        kernel = point[:-1]
-        made[:-1] = kernel / scale if self._vectors is None else self._vectors @ ((self._vectors.T @ kernel) / scale)
-        made[-1] = point[-1] / self.share
-        return made
 
 
 class _Pair(NamedTuple):
@@ -59,7 +29,6 @@ class Descent:
     Args:
         penalty: of half the squared kernel; at least 0.
         start: kernel and, in the last row, bias: float64 ``(F + 1, C)``.
-        whitening: of the rows.
         tol: the gap wanted.
         tilt: what the squared gradient by the bias adds to the gap, about.
 
@@ -70,8 +39,8 @@ class Descent:
         stuck: this precision shows no lower loss.
     """
 
-    def __init__(self, penalty: float, start: np.ndarray, whitening: Whitening, tol: float, tilt: float):
-        self.penalty, self.whitening, self.tol, self.tilt = penalty, whitening, tol, tilt
+    def __init__(self, penalty: float, start: np.ndarray, tol: float, tilt: float):
+        self.penalty, self.tol, self.tilt = penalty, tol, tilt
         self.point = self.trial = start
         self.slope = np.inf, np.inf
         self.restart()
@@ -84,13 +53,18 @@ class Descent:
         self.stuck, self._begun, self._fails, self._rest = False, False, 0, 0
         self._values: deque[float] = deque(maxlen=_PATIENCE)
 
-    def take(self, loss: float, kernel: np.ndarray, bias: np.ndarray, precision: str) -> None:
-        """Take the loss at ``trial``, without penalty, and its gradient; choose the next ``trial``."""
-        gradient = np.vstack([kernel + self.penalty * self.trial[:-1], bias])
+    def whiten(self, whitened: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Go on in another metric: ``whitened`` takes gradients ``(K, F + 1, C)``."""
+        self.white, *changes = whitened(np.stack([self.gradient, *(pair.change for pair in self.pairs)]))
+        pairs = zip(self.pairs, changes, strict=True)
+        self.pairs = deque((pair._replace(white=white) for pair, white in pairs), maxlen=_MEMORY)
+
+    def take(self, loss: float, gradient: np.ndarray, white: np.ndarray, precision: str) -> None:
+        """Take the loss at ``trial``, without penalty; the gradient, with it; and that whitened. Choose the next."""
         value = loss + self.penalty / 2 * float((self.trial[:-1] ** 2).sum())
         if not self._begun:
             self._begun = True
-            self._accept(value, gradient, 0.0)
+            self._accept(value, gradient, white, 0.0)
             self._next()
             return
         along = float((gradient * self._way).sum()) if np.isfinite(value) else np.inf
@@ -100,7 +74,7 @@ class Descent:
         flat = abs(value - self.value) <= noise and along <= 0.5 * -self._down
         if lower or flat:
             step, change, before = self.trial - self.point, gradient - self.gradient, self.white
-            self._accept(value, gradient, noise)
+            self._accept(value, gradient, white, noise)
             curved = float((step * change).sum())
             if curved > 1e-14 * float(np.sqrt((step**2).sum() * (change**2).sum())):
                 self.pairs.append(_Pair(step, change, self.white - before, 1 / curved))
@@ -121,13 +95,12 @@ class Descent:
         self._step *= min(0.5, max(0.1, shorter))
         self.trial = self.point + self._step * self._way
 
-    def _accept(self, value: float, gradient: np.ndarray, noise: float) -> None:
-        self.point, self.value, self.gradient = self.trial, value, gradient
+    def _accept(self, value: float, gradient: np.ndarray, white: np.ndarray, noise: float) -> None:
+        self.point, self.value, self.gradient, self.white = self.trial, value, gradient, white
         self.slope = float(np.linalg.norm(gradient[:-1])), float(np.linalg.norm(gradient[-1]))
         full = len(self._values) == _PATIENCE
         self.stuck = (full and self._values[0] - value <= noise) or not any(self.slope)
         self._values.append(value)
-        self.white = self.whitening(gradient, self.penalty)
 
     def _next(self) -> None:
         if not self.stuck and not self._attempt():

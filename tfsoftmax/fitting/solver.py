@@ -1,7 +1,7 @@
 """The solver: the lowest loss of L2-penalized softmax regression, for many penalties at once, each with a certificate.
 
 All penalties are lanes of one matrix product over all rows; a pass gives each lane its loss and gradient, and L-BFGS in
-whitened coordinates its next point. Passes are float32 until a lane is there or float32 shows no lower loss, then
+a whitening metric its next point. Passes are float32 until a lane is there or float32 shows no lower loss, then
 float64. What is certified is the model as it is kept, in float32, by a pass of its own in float64.
 """
 
@@ -20,16 +20,18 @@ from tfsoftmax.errors import InputError
 from tfsoftmax.fitting.arrays import into_rows
 from tfsoftmax.fitting.certificate import bounds
 from tfsoftmax.fitting.compilable import prepare, unsupported
-from tfsoftmax.fitting.descent import Descent, Whitening
+from tfsoftmax.fitting.descent import Descent
 from tfsoftmax.fitting.losses import SmoothedCrossentropy
 from tfsoftmax.fitting.passes import Moments, Passes, Totals
+from tfsoftmax.fitting.whitening import Whitening
 from tfsoftmax.rows import Rows
 from tfsoftmax.spec import RunConfig
 
 TOL, PASSES = RunConfig.tol, RunConfig.passes
-_WIDE = 4096  # features above which the Gram matrix is too large to be whitened with; its diagonal is taken
+_MOVES = 12, 80, 300  # passes after which the whitening moves to where a lane is
 _SMALL = 2**20  # numbers of rows below which float32 saves nothing
 _PARAMETERS = 2**23  # of all lanes at once; the memory of L-BFGS holds each 30 times
+_POWER = 1e37  # mean squares of the features above which float32 sums of them overflow
 _NEVER = 60.0  # how far the bias of a class without rows is below the others: its probability is below 1e-25
 
 
@@ -195,7 +197,10 @@ def optimum(
     over = Passes(rows, classes)
     if not all(np.isfinite(part).all() for part in over.moments):
         raise InputError("the features of a row are not finite numbers; leave that row out, or preprocess it")
-    whitening = Whitening(_gram(over), classes)
+    if over.moments.power > _POWER:
+        raise InputError("the features of a row are beyond 1e18, and their squares beyond float32: standardize them")
+    x, _, weight = over.sample
+    whitening = Whitening(x, weight, over.moments.mass)
     most = max(1, _PARAMETERS // (features * classes))
     order = sorted(range(len(wanted)), key=lambda k: -wanted[k])  # each group starts where the last one ended
     point = _start(over)
@@ -203,17 +208,10 @@ def optimum(
     for begin in range(0, len(order), most):
         group = order[begin : begin + most]
         lanes = [_Lane(2 * wanted[k], point, whitening, over.moments, tol, passes) for k in group]
-        _solve(over, lanes, on_pass)
+        _solve(over, lanes, whitening, on_pass)
         point = lanes[-1].descent.point
         found |= {k: lane.solution(over) for k, lane in zip(group, lanes, strict=True)}
     return [found[k] for k in range(len(wanted))]
-
-
-def _gram(over: Passes) -> np.ndarray:
-    x, _, weight = over.sample
-    weighted = x * weight[:, None]
-    gram = weighted.T @ x if over.features <= _WIDE else (weighted * x).sum(axis=0)
-    return gram.astype(np.float64) / (float(weight.sum()) or 1.0)
 
 
 def _start(over: Passes) -> np.ndarray:
@@ -234,7 +232,8 @@ class _Lane:
     ):
         self.penalty, self.tol, self.most = penalty, tol, passes
         tilt = float((moments.means**2).sum() / moments.mass[moments.mass > 0].min() ** 2) / (2 * penalty or 1.0)
-        self.descent = Descent(penalty, start, whitening, tol, tilt)
+        self.descent, self.deviation = Descent(penalty, start, tol, tilt), whitening.deviation
+        self.shares = whitening.shares(start)
         self.passes, self.separable = 0, False
         self.precision = "float32"
         self.kernel, self.bias = np.empty(0, np.float32), np.empty(0, np.float32)
@@ -247,8 +246,8 @@ class _Lane:
     def spent(self) -> bool:
         return self.passes >= self.most - 1  # the last one is the certificate's
 
-    def take(self, totals: Totals, precision: str, over: Passes) -> bool:
-        """Take a pass; returns whether this lane has come to an end in this precision."""
+    def take(self, totals: Totals, gradient: np.ndarray, white: np.ndarray, precision: str, over: Passes) -> bool:
+        """Take a pass at ``descent.trial``; returns whether this lane has come to an end in this precision."""
         descent, trial = self.descent, self.descent.trial
         self.passes, self.precision, near = self.passes + 1, precision, False
         if self.penalty > 0:
@@ -261,11 +260,24 @@ class _Lane:
         if near or self.separable:
             descent.point = trial
             return True
-        descent.take(float(totals.loss[0]), totals.kernel[0], totals.bias[0], precision)
+        descent.take(float(totals.loss[0]), gradient, white, precision)
         return descent.stuck or self.spent or (self.penalty == 0 and self._flat(descent.gradient))
 
+    def move(self, whitening: Whitening) -> None:
+        """Go on in the metric that ``whitening`` has now."""
+        self.shares = whitening.shares(self.descent.point)
+
+        def whitened(gradients: np.ndarray) -> np.ndarray:
+            return _whitened(whitening, [self] * len(gradients), gradients)
+
+        self.descent.whiten(whitened)
+
+    def gradient(self, totals: Totals, kernel: np.ndarray) -> np.ndarray:
+        """Of the objective ``(F + 1, C)``."""
+        return np.vstack([totals.kernel[0] + self.penalty * kernel, totals.bias[0]])
+
     def _flat(self, gradient: np.ndarray) -> bool:
-        return bool((np.abs(gradient) <= 0.01 * self.tol * self.descent.whitening.deviation).all())
+        return bool((np.abs(gradient) <= 0.01 * self.tol * self.deviation).all())
 
     def round(self, over: Passes) -> tuple[np.ndarray, np.ndarray]:
         """Make the float32 model; returns its kernel and bias for features less their centre, as float64."""
@@ -278,7 +290,7 @@ class _Lane:
 
     def certify(self, totals: Totals, kernel: np.ndarray, bias: np.ndarray, over: Passes) -> None:
         self.passes, self.totals = self.passes + 1, totals
-        gradient = np.vstack([totals.kernel[0] + self.penalty * kernel, totals.bias[0]])
+        gradient = self.gradient(totals, kernel)
         self.slope, self.flat = float(np.linalg.norm(gradient)), self._flat(gradient)
         self.objective = float(totals.loss[0]) + self.penalty / 2 * float((kernel**2).sum())
         if self.penalty > 0:
@@ -327,9 +339,11 @@ class _Lane:
         return f"{where}: float32 weights, or float64 sums, come no closer on these rows; standardize the features"
 
 
-def _solve(over: Passes, lanes: list[_Lane], on_pass: Callable[[list[Progress]], None] | None) -> None:
+def _solve(
+    over: Passes, lanes: list[_Lane], whitening: Whitening, on_pass: Callable[[list[Progress]], None] | None
+) -> None:
     small = len(over.rows) * over.features <= _SMALL
-    left = lanes
+    left, done = lanes, 0
     for precision in ("float64",) if small else ("float32", "float64"):
         active = [lane for lane in left if not (lane.spent or lane.separable)]
         for lane in active:
@@ -339,9 +353,19 @@ def _solve(over: Passes, lanes: list[_Lane], on_pass: Callable[[list[Progress]],
             never = over.moments.mass <= 0
             biases = [np.where(never, -np.inf, point[-1]) for point in points]
             totals = _run(over, [point[:-1] for point in points], biases, precision, len(lanes), not small)
-            taken = active
+            taken, active, done = active, [], done + 1
             with np.errstate(over="ignore", invalid="ignore"):
-                active = [lane for lane, one in zip(active, totals, strict=True) if not lane.take(one, precision, over)]
+                gradients = [
+                    lane.gradient(one, lane.descent.trial[:-1]) for lane, one in zip(taken, totals, strict=True)
+                ]
+                whites = _whitened(whitening, taken, np.stack(gradients))
+                for lane, one, gradient, white in zip(taken, totals, gradients, whites, strict=True):
+                    if not lane.take(one, gradient, white, precision, over):
+                        active.append(lane)
+            if done in _MOVES and active:
+                whitening.move(active[len(active) // 2].descent.point)
+                for lane in active:
+                    lane.move(whitening)
             if on_pass is not None:
                 on_pass([Progress(lane.penalty / 2, lane.passes, lane.descent.value, lane.about) for lane in taken])
         rounded = [lane.round(over) for lane in left]
@@ -352,6 +376,11 @@ def _solve(over: Passes, lanes: list[_Lane], on_pass: Callable[[list[Progress]],
         left = [lane for lane in left if not (lane.converged or lane.passes >= lane.most or lane.separable)]
         if not left:
             return
+
+
+def _whitened(whitening: Whitening, lanes: list[_Lane], gradients: np.ndarray) -> np.ndarray:
+    penalties, shares = np.array([lane.penalty for lane in lanes]), np.stack([lane.shares for lane in lanes])
+    return whitening(gradients, penalties, shares)
 
 
 def _run(over: Passes, kernels: Any, biases: Any, precision: str, lanes: int, shrink: bool) -> list[Totals]:
