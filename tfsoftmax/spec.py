@@ -118,6 +118,8 @@ class ModelSpec(_Json):
             no category, with a feature of their own where training had some (``"impute"``).
         conversion: what training did to picture files, and answers do: bring the colours to one mode (``"mode"``),
             crop and resize them too (``"size"``), or nothing (``"none"``: rows were no picture files).
+        fingerprint: of the data that a run was trained on, see :attr:`tfsoftmax.Data.fingerprint`; ``None``: unknown.
+            No part of what the model takes and gives, so specs that differ in it alone are equal.
 
     Raises:
         InputError: a field of another type or out of range.
@@ -133,6 +135,7 @@ class ModelSpec(_Json):
     columns: tuple[Column, ...] = ()
     missing: str = "refuse"
     conversion: str = "none"
+    fingerprint: str | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         from tfsoftmax.preprocessing import PREPROCESSORS
@@ -176,12 +179,14 @@ class ModelSpec(_Json):
             raise InputError("no column has a value that training saw: nothing is left to learn from")
 
     def to_json(self) -> str:
-        """As of every setting; a spec that is not of a table says nothing of columns, nor one without of conversion."""
+        """As of every setting; what is not of a table says nothing of columns, nor what has none of the last two."""
         values = dataclasses.asdict(self)
         if not self.columns:
             del values["columns"], values["missing"]
         if self.conversion == "none":
             del values["conversion"]
+        if self.fingerprint is None:
+            del values["fingerprint"]
         return json.dumps(values, indent=1) + "\n"
 
     @property

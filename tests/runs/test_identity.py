@@ -55,6 +55,9 @@ def test_data_may_be_passed(made_in_python, tmp_path):
     assert opened.evaluate("val", other) == run.metrics["val"], "the split of the run, not that of the data given"
     done = opened.export(tmp_path / "export", data=other)
     assert done.parity[0]["model_accuracy"] == pytest.approx(run.metrics["val"]["accuracy"])
+    manifest = json.loads((done.folder / "manifest.json").read_text())
+    assert run.spec.fingerprint == manifest["spec"]["fingerprint"] == data.fingerprint
+    assert run.spec == data.spec
     again = tfsoftmax.train(tfsoftmax.Data(data.source, **_split(found.best)), found.best, tmp_path / "best")
     assert again.config == found.best
 

@@ -155,7 +155,8 @@ def _begun(
         if chief(strategy):
             stack.enter_context(locked(folder))
             claim(folder, RUN_FOLDER, config.to_json(), overwrite, functools.partial(_same, folder, config))
-            write_text(folder / "spec.json", data.spec.to_json())
+            spec = dataclasses.replace(data.spec, fingerprint=config.fingerprint)
+            write_text(folder / "spec.json", spec.to_json())
     if several(strategy):
         settings = dataclasses.replace(config, fingerprint=None).to_json()
         checksums = {"settings": zlib.crc32(settings.encode()), "rows": data.train.rows.checksum}
