@@ -29,8 +29,7 @@ def mixing(y: np.ndarray, plan: Plan, batch_size: int, seed: int | None) -> dict
     order, batch = plan.order(seed, 0), min(batch_size, len(y))
     found = []
     for number in range(min(len(order), max(1, _ROWS // plan.window))):
-        rows = np.concatenate([y[begin:end] for begin, end in order.runs(number)])[order.places(number)]
-        found.append(_classes(rows, batch))
+        found.append(_classes(y[order.taken(number)][order.places(number)], batch))
     here = np.concatenate([one for one in found if len(one)])
     shuffled = _classes(np.random.default_rng([seed or 0, 2]).permutation(y)[:_ROWS], batch)
     return {

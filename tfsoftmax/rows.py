@@ -231,23 +231,19 @@ class Rows:
             yield Window(self.tensors, self.order(epoch), 0, self.steps, self.batch_size, self.spec)
             return
         stored: Stored = self._x
-        order, y, weight = self._plan.order(self.seed, epoch), self.y, self.weight
+        order = self._plan.order(self.seed, epoch)
         rows = min(order.window, len(self))
         buffers = [sources.empty_aligned((rows, *stored.shape[1:]), stored.dtype) for _ in range(min(2, len(order)))]
 
         def filled(number: int) -> Window:
-            out, at, labels, weights = buffers[number % 2], 0, np.zeros(rows, np.int32), np.zeros(rows, np.float32)
-            for begin, end in order.runs(number):
-                to = slice(at, at + end - begin)
-                if self.index is None:
-                    stored.read(begin, end, out[to])
-                else:
-                    stored.take(self.index[begin:end], out[to])
-                labels[to] = y[begin:end]
-                if weight is not None:
-                    weights[to] = weight[begin:end]
-                at = to.stop
-            tensors = OnDevices(out, labels, None if weight is None else weights)
+            taken = order.taken(number)
+            taken = taken if self.index is None else self.index[taken]
+            out, labels, weights = buffers[number % 2], np.zeros(rows, np.int32), np.zeros(rows, np.float32)
+            stored.take(taken, out[: len(taken)])
+            labels[: len(taken)] = self._y[taken]
+            if self._weight is not None:
+                weights[: len(taken)] = self._weight[taken]
+            tensors = OnDevices(out, labels, None if self._weight is None else weights)
             if device is not None:
                 tensors(device)
             places = tf.constant(order.places(number))

@@ -18,6 +18,8 @@ from tfsoftmax.errors import InputError
 
 PART = 2**22  # bytes of rows that are looked at together where all are read
 _SEEK = 2**14  # bytes: rows that are nearer to each other are read with what is between them
+_RUN = 2**11  # bytes: neighbouring rows of so many on average are read to where they belong, fewer are copied there
+_VIEWS = 1024  # that the kernel fills in one call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,12 +94,10 @@ class Stored:
         if np.ndim(rows) == 0:
             return self[np.array([rows])][0]
         rows = np.asarray(rows)
-        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        if (np.diff(rows) > 0).all():
-            self.take(rows, out)
-            return out
         known, places = np.unique(rows, return_inverse=True)
-        return self[known][places]
+        out = np.empty((len(known), *self.shape[1:]), self.dtype)
+        self.take(known, out)
+        return out if np.array_equal(known, rows) else out[places]
 
     def parts(self) -> Iterator[np.ndarray]:
         """All rows, some at a time."""
@@ -106,60 +106,90 @@ class Stored:
             yield self[begin : begin + size]
 
     def take(self, rows: np.ndarray, out: np.ndarray) -> None:
-        """Read ``rows``, ascending and different, into ``out`` ``(len(rows), *row)``."""
-        near, most = max(1, _SEEK // self.row_bytes), max(1, PART // self.row_bytes)
-        cuts = np.flatnonzero((np.diff(rows) > near) | (np.diff(rows // most) > 0)) + 1
-        begin = 0
-        for end in (*cuts.tolist(), len(rows)):
-            wanted = rows[begin:end]
-            if not len(wanted):
+        """Read ``rows`` into ``out`` ``(len(rows), *row)``; what ascends in them is read together."""
+        near, most, size = max(1, _SEEK // self.row_bytes), max(1, PART // self.row_bytes), self.row_bytes
+        steps = np.diff(rows)
+        jumps = np.flatnonzero(steps != 1) + 1  # where another run of neighbours begins
+        gaps = rows[jumps] - rows[jumps - 1] - 1
+        apart = (steps <= 0) | (steps > near) | (np.diff(rows // most) != 0)
+        cuts = np.append(np.flatnonzero(apart) + 1, len(rows))
+        inside = np.searchsorted(jumps, cuts).tolist()
+        begin = jump = 0
+        for end, following in zip(cuts.tolist(), inside, strict=True):
+            if begin == end:
                 return
-            first, span = int(wanted[0]), int(wanted[-1] - wanted[0]) + 1
-            if span == len(wanted):
-                self.read(first, first + span, out[begin:end])
+            here, first, last = out[begin:end], int(rows[begin]), int(rows[end - 1])
+            holes = slice(jump, following)
+            runs = following - jump + 1
+            shard, row = self._place(first)
+            if last - first == end - begin - 1:
+                self.read(first, last + 1, here)
+            elif here.nbytes < _RUN * runs or shard.dtype != self.dtype or row + last - first >= shard.rows:
+                between = np.empty((last + 1 - first, *self.shape[1:]), self.dtype)
+                self.read(first, last + 1, between)
+                np.take(between, rows[begin:end] - first, axis=0, out=here, mode="clip")  # "raise" copies once more
             else:
-                between = np.empty((span, *self.shape[1:]), self.dtype)
-                self.read(first, first + span, between)
-                np.take(between, wanted - first, axis=0, out=out[begin:end], mode="clip")  # "raise" copies once more
-            begin = end
+                flat, at, views = _bytes(here), 0, []
+                nowhere = memoryview(bytearray(near * size))
+                for stop, gap in zip((jumps[holes] - begin).tolist(), gaps[holes].tolist(), strict=True):
+                    views += [flat[at * size : stop * size], nowhere[: gap * size]]
+                    at = stop
+                _fill(shard, row, size, [*views, flat[at * size :]])
+            begin, jump = end, following + (following < len(jumps) and int(jumps[following]) == end)
 
     def read(self, begin: int, end: int, out: np.ndarray) -> None:
         """Read rows ``begin`` to ``end`` into ``out``, contiguous ``(end - begin, *row)``."""
         place = 0
         while begin < end:
-            number = bisect.bisect_right(self._ends, begin)
-            shard = self.shards[number]
-            first = self._ends[number] - shard.rows
-            count = min(end, self._ends[number]) - begin
-            self._read(shard, begin - first, out[place : place + count])
+            shard, row = self._place(begin)
+            count = min(end - begin, shard.rows - row)
+            here = out[place : place + count]
+            direct = shard.dtype == self.dtype
+            raw = here if direct else np.empty(here.shape, shard.dtype)
+            _fill(shard, row, raw.nbytes // count, [_bytes(raw)])
+            if not direct:
+                with np.errstate(over="ignore"):  # refused by Source
+                    here[...] = raw
             begin, place = begin + count, place + count
 
-    def _read(self, shard: Shard, row: int, out: np.ndarray) -> None:
-        if shard.fortran:
-            raise InputError(
-                f"{str(shard.path)!r} is in Fortran order and larger than the memory for it: save it again by "
-                "numpy.save(FILE, numpy.ascontiguousarray(x)), or allow more memory"
-            )
-        direct = shard.dtype == self.dtype
-        raw = out if direct else np.empty(out.shape, shard.dtype)
-        view, at = raw.reshape(-1).view(np.uint8).data, shard.begin + row * (raw.nbytes // len(raw))
+    def _place(self, row: int) -> tuple[Shard, int]:
+        """The shard of a row, and which of its rows it is."""
+        number = bisect.bisect_right(self._ends, row)
+        shard = self.shards[number]
+        return shard, row - self._ends[number] + shard.rows
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    """The memory of a contiguous array."""
+    return array.reshape(-1).view(np.uint8).data
+
+
+def _fill(shard: Shard, row: int, row_bytes: int, views: list[memoryview]) -> None:
+    """Read from row ``row`` of a shard on, into one view after the other."""
+    if shard.fortran:
+        raise InputError(
+            f"{str(shard.path)!r} is in Fortran order and larger than the memory for it: save it again by "
+            "numpy.save(FILE, numpy.ascontiguousarray(x)), or allow more memory"
+        )
+    at, done = shard.begin + row * row_bytes, 0
+    try:
+        file = os.open(shard.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         try:
-            file = os.open(shard.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-            try:
-                if state(os.fstat(file)) != shard.state:
-                    raise InputError(
-                        f"{str(shard.path)!r} has changed since it was opened: put it back, or start again on what it "
-                        "is now"
-                    )
-                while view:
-                    count = os.preadv(file, [view], at)
-                    if not count:
-                        raise OSError(errno.EIO, "it ends too early")
-                    view, at = view[count:], at + count
-            finally:
-                os.close(file)
-        except OSError as error:
-            raise InputError(f"cannot read {str(shard.path)!r}: {error.strerror or error}") from error
-        if not direct:
-            with np.errstate(over="ignore"):  # refused by Source
-                out[...] = raw
+            if state(os.fstat(file)) != shard.state:
+                raise InputError(
+                    f"{str(shard.path)!r} has changed since it was opened: put it back, or start again on what it "
+                    "is now"
+                )
+            while done < len(views):
+                count = os.preadv(file, views[done : done + _VIEWS], at)
+                if not count:
+                    raise OSError(errno.EIO, "it ends too early")
+                at += count
+                while done < len(views) and count >= len(views[done]):
+                    count, done = count - len(views[done]), done + 1
+                if count:
+                    views[done] = views[done][count:]
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise InputError(f"cannot read {str(shard.path)!r}: {error.strerror or error}") from error

@@ -56,30 +56,25 @@ class Order:
         self.window, self.rows, self._seed = plan.window, int(plan.blocks[-1]), (seed, epoch)
         count = len(plan.blocks) - 1
         chosen = np.arange(count) if seed is None else np.random.default_rng([seed, epoch]).permutation(count)
-        self._begins, self._ends = plan.blocks[chosen], np.cumsum(np.diff(plan.blocks)[chosen])
+        lengths = np.diff(plan.blocks)[chosen]
+        self._ends = np.cumsum(lengths)
+        self._shifts = plan.blocks[chosen] + lengths - self._ends  # from a place in the epoch to a row
 
     def __len__(self) -> int:
         """The number of windows."""
         return -(-self.rows // self.window)
 
-    def runs(self, number: int) -> list[tuple[int, int]]:
-        """The rows of a window as they come from the file: ``(begin, end)`` of each run of neighbours."""
+    def taken(self, number: int) -> np.ndarray:
+        """The rows of a window as they come from the file, block after block, int64."""
         at, stop = number * self.window, min((number + 1) * self.window, self.rows)
-        found: list[tuple[int, int]] = []
-        block = int(np.searchsorted(self._ends, at, side="right"))
-        while at < stop:
-            end = int(self._ends[block])
-            last = int(self._begins[block]) + end - (0 if block == 0 else int(self._ends[block - 1]))
-            first, last = last - (end - at), last - max(0, end - stop)
-            if found and found[-1][1] == first:
-                first = found.pop()[0]
-            if first < last:
-                found.append((first, last))
-            at, block = min(end, stop), block + 1
-        return found
+        first, last = np.searchsorted(self._ends, [at, stop - 1], side="right")
+        ends = self._ends[first : last + 1]
+        starts = np.append(at, ends[:-1])  # places in the epoch
+        lengths = np.minimum(ends, stop) - starts
+        return np.arange(at, stop) + np.repeat(self._shifts[first : last + 1], lengths)
 
     def places(self, number: int) -> np.ndarray:
-        """The order of the rows in a window: places in what its runs give, int32."""
+        """The order of the rows in a window: places in what :meth:`taken` gives, int32."""
         rows = np.arange(min(self.window, self.rows - number * self.window), dtype=np.int32)
         seed, epoch = self._seed
         return rows if seed is None else np.random.default_rng([seed, epoch, number]).permutation(rows)
