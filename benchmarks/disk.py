@@ -46,20 +46,12 @@ def main(threads: int, only: str) -> None:
             for _ in range(ROUNDS):
                 for name, more in OURS:
                     if only in name:
-                        ours[name].append(common.run("disk_fit", threads, **case, **more))
-            for name, found in ours.items():
-                speed = statistics.median(row["rows_per_second"] for row in found)
-                best = max(row["rows_per_second"] for row in found)
-                peak = max(row["peak_mb"] for row in found)
-                rows.append({"name": name, "rows_per_second": speed, "best": best, "peak_mb": peak})
+                        ours[name].append(_case("disk_fit", threads, **case, **more))
+            rows += [{"name": name, **_together(found)} for name, found in ours.items()]
             for name, peer, more in PEERS:
-                if only not in name:
-                    continue
-                try:
-                    rows.append({"name": name, **common.run(peer, threads, **case, **more)})
-                except common.Missing as error:
-                    rows.append({"name": name, "missing": str(error)})
-            memory = next((row["rows_per_second"] for row in rows if row["name"] == OURS[0][0]), None)
+                if only in name:
+                    rows.append({"name": name, **_case(peer, threads, **case, **more)})
+            memory = next((row.get("rows_per_second") for row in rows if row["name"] == OURS[0][0]), None)
             print(f"\n{shape['rows']:,} rows of {shape['dtype']} {shape['features']:,}, {shape['classes']:,} classes")
             print(f"{'':<44}{'rows/s':>12}{'of memory':>11}{'peak MB':>9}")
             for row in rows:
@@ -71,10 +63,34 @@ def main(threads: int, only: str) -> None:
                 cells = f"{row['rows_per_second']:>12,.0f}{share:>11}{'' if peak is None else f'{peak:,.0f}':>9}"
                 print(f"{row['name']:<44}{cells}", flush=True)
             result.append({**shape, "cases": rows})
+        if not only:  # after each shape: the whole takes long
+            common.write("disk", {"machine": common.machine(threads), "memory": MEMORY, "shapes": result})
     if not only:
-        common.write("disk", {"machine": common.machine(threads), "memory": MEMORY, "shapes": result})
         first = [(row["name"], 1e6 / row["rows_per_second"]) for row in result[0]["cases"] if "missing" not in row]
         common.bars("disk", first, "microseconds per row of 784 uint8, 10 classes")
+
+
+def _case(peer: str, threads: int, **case: Any) -> dict[str, Any]:
+    """What one process found, or why there is nothing."""
+    try:
+        return common.run(peer, threads, **case)
+    except common.Missing as error:
+        return {"missing": str(error)}
+
+
+def _together(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Several processes of one case: median and best speed, median processor time, largest peak."""
+    done = [row for row in found if "missing" not in row]
+    if not done:
+        return found[0]
+    speeds = [row["rows_per_second"] for row in done]
+    return {
+        "rows_per_second": statistics.median(speeds),
+        "best": max(speeds),
+        "cpu_seconds": statistics.median(row["cpu_seconds"] for row in done),
+        "peak_mb": max(row["peak_mb"] for row in done),
+        "rounds": len(done),
+    }
 
 
 def _make(folder: Path, rows: int, features: int, dtype: str, classes: int) -> None:
