@@ -1,8 +1,8 @@
-"""Training killed at random moments: `PYTHONPATH=tests python tests/fitting/killed_training.py COUNT [SEED]`.
+"""Training killed at random moments: `PYTHONPATH=tests python tests/fitting/killed_training.py COUNT [SEED [windows]]`.
 
 One run of 20 epochs is killed COUNT times, at random moments and in the middle of writes, each time with the same
 command again; then it must have the bytes of a run that nobody disturbed. Then once more, with a torn file in the
-place of the newest state after each fifth kill.
+place of the newest state after each third kill. With `windows` its rows stay in a file and come in some ten windows.
 """
 
 import json
@@ -13,6 +13,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+from conftest import make_rows
 from forked import Program
 
 from tfsoftmax.fitting import resume
@@ -96,10 +98,15 @@ def kills(trainer, out, count, seed, torn):
     return fell
 
 
-def main(count, seed):
+def main(count, seed, rows="memory"):
     with tempfile.TemporaryDirectory() as folder:
         folder, log = Path(folder), Path(folder, "log")
         command = ["train", "--epochs", EPOCHS, "--momentum", 0.9, "--schedule", "cosine", "--patience", 15]
+        if rows == "windows":
+            x, y = make_rows(20_000, 10, (784,))
+            np.save(folder / "x.npy", x)
+            np.save(folder / "y.npy", y)
+            command += ["--data", f"npy:{folder}", "--memory", "2MiB"]
         trainer = Trainer(*command, log=log)
         trainer.run(folder / "undisturbed")
         trainer.run(folder / "again")
@@ -117,4 +124,4 @@ def main(count, seed):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(*sys.argv[2:] or [0]))
+    main(int(sys.argv[1]), int(*sys.argv[2:3] or [0]), *sys.argv[3:])
