@@ -330,6 +330,18 @@ def test_a_terminal_that_lacks_the_signs_of_a_class_name(tmp_path):
         assert done.stdout == wanted
 
 
+def test_nothing_is_kept_for_telemetry(tmp_path):
+    """ONNX Runtime writes what it will send into the home folder, unless it runs in CI."""
+    home = tmp_path / "home"
+    home.mkdir()
+    serve.write_version(tmp_path / "export", 1, serve.SPEC, *serve.weights(1))
+    kept = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    kept |= {"HOME": str(home), "XDG_CACHE_HOME": str(home)}
+    command = [sys.executable, "-m", "tfsoftmax", "predict", tmp_path / "export", "-"]
+    subprocess.run(command, input=str([serve.ROW]).encode(), env=kept, check=True, capture_output=True)
+    assert not list(home.rglob("*"))
+
+
 def test_no_export_there(tfsoftmax_cli, tmp_path):
     status, _, err = tfsoftmax_cli("predict", tmp_path, "x.png")
     assert status == 2

@@ -114,6 +114,7 @@ def _read(path: Path) -> bytes:
 
 
 def _session(content: bytes, path: Path, threads: int | None, spec: ModelSpec | None = None) -> Answer:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # releases from 1.29 on report each session to Microsoft
     import onnxruntime
 
     _check_onnx(content, path)
