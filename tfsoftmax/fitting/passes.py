@@ -1,6 +1,6 @@
 """Whole passes over rows: the loss of several models at once and its gradient, and what the solver asks of the rows.
 
-A pass is one XLA function: a loop over blocks of rows that stay in the processor's caches, from raw inputs to sums.
+A pass is one function: a loop over blocks of rows that stay in the processor's caches, from raw inputs to sums.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ class Passes:
         self._weight = (np.ones(len(rows)) if rows.weight is None else rows.weight[self._order]).astype(np.float32)
         self._kept: list[_Window] = []
         # partial: TensorFlow counts the tracings of one function over all rows, and would warn about them
-        self._pass = tf.function(functools.partial(_pass, rows.spec, self._block), jit_compile=True, autograph=False)
+        body = functools.partial(_pass, rows.spec, self._block)
+        self._plain = tf.function(body, autograph=False)
+        self._compiled = tf.function(functools.partial(body), autograph=False, jit_compile=True)
         self.centre = np.zeros(self.features, np.float32)
         self.sample = self._sample()
         self.moments = self._moments()
@@ -120,8 +122,10 @@ class Passes:
 
     def _sums(self, add: Callable[..., Any], start: Any, kernel: tf.Tensor, bias: tf.Tensor) -> list[np.ndarray]:
         sums, centre = type(start)(*(tf.constant(part) for part in start)), tf.constant(self.centre)
+        # float64 passes are few, or over few rows: XLA would compile for longer than they take
+        run = self._compiled if kernel.dtype == tf.float32 else self._plain
         for window in self._windows():
-            sums = self._pass(add, window, sums, centre, kernel, bias)
+            sums = run(add, window, sums, centre, kernel, bias)
         return [part.numpy() for part in sums]
 
     def _sample(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -28,7 +28,7 @@ from tfsoftmax.rows import Rows
 from tfsoftmax.spec import RunConfig
 
 TOL, PASSES = RunConfig.tol, RunConfig.passes
-_MOVES = 12, 80, 300  # passes after which the whitening moves to where a lane is
+_MOVES = 8, 60, 240  # passes after which the whitening moves to where a lane is
 _SMALL = 2**20  # numbers of rows below which float32 saves nothing
 _PARAMETERS = 2**23  # of all lanes at once; the memory of L-BFGS holds each 30 times
 _POWER = 1e37  # mean squares of the features above which float32 sums of them overflow

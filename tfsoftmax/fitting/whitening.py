@@ -29,6 +29,7 @@ class Whitening:
     """
 
     def __init__(self, x: np.ndarray, weight: np.ndarray, mass: np.ndarray):
+        self._there = mass > 0
         shares = (weight if weight.any() else np.ones_like(weight))[:, None]
         shares = shares / shares.sum()
         self._x, self._weight, self._classes = x, shares * np.float32(mass.sum()), len(mass)
@@ -87,5 +88,6 @@ class Whitening:
             along = tf.matmul(self._vectors, kernel, transpose_a=True)  # NumPy takes ten times as long for few columns
             white = tf.matmul(self._vectors, along / scale).numpy()
         white_bias = bias / shares - (self._means[:, :, None] * white).sum(axis=1, keepdims=True)
-        made: np.ndarray = np.concatenate([white, white_bias], axis=1).transpose(2, 1, 0)
-        return np.ascontiguousarray(made, np.float64)
+        made: np.ndarray = np.concatenate([white, white_bias], axis=1)
+        made[self._there] -= made[self._there].mean(axis=0)  # what all classes share has no effect but its penalty
+        return np.ascontiguousarray(made.transpose(2, 1, 0), np.float64)
