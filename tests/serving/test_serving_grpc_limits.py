@@ -173,7 +173,8 @@ def test_alive_after_all_that(channel):
 
 def test_a_key_is_required(export, tmp_path):
     (tmp_path / "keys").write_text(KEY)
-    with serve.Server(export, "--grpc-port", 0, "--api-key-file", tmp_path / "keys", "--access-log") as server:
+    once = ("--api-key-file", tmp_path / "keys", "--rate", 0.001)
+    with serve.Server(export, "--grpc-port", 0, *once, "--access-log") as server:
         with triton.InferenceServerClient(server.grpc) as client:
             assert client.is_server_live()
             for headers in (None, {"authorization": KEY}, {"authorization": "Bearer wrong"}):
@@ -182,6 +183,9 @@ def test_a_key_is_required(export, tmp_path):
                 assert caught.value.status() == "StatusCode.UNAUTHENTICATED"
             headers = {"authorization": f"Bearer {KEY}"}
             assert client.infer("m", [tensor(triton)], headers=headers).as_numpy("class_id").shape == (2,)
+            with pytest.raises(triton.InferenceServerException, match=r"more than 0\.001 requests a second") as caught:
+                client.infer("m", [tensor(triton)], headers=headers)
+            assert caught.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
         with grpc.insecure_channel(server.grpc) as channel:
             with pytest.raises(grpc.RpcError) as caught:
                 ProtoReflectionDescriptorDatabase(channel).get_services()

@@ -17,6 +17,8 @@ from serve import BODY, ROW, SPEC, version, weights
 from test_serving_versions import flip
 
 from tfsoftmax.errors import InputError
+from tfsoftmax.serving.app import create_app
+from tfsoftmax.serving.rate import Rate
 from tfsoftmax.serving.settings import Settings
 
 # ---- the end
@@ -189,6 +191,28 @@ def test_settings_from_the_environment(monkeypatch):
         monkeypatch.setenv("TFSOFTMAX_SERVE", text)
         with pytest.raises(InputError, match=named):
             Settings.from_environment()
+
+
+def test_rate(export):
+    """Of each key: as many at once as a second may have, then at an even pace."""
+    other = "another-key-of-somebody"
+    app = create_app(Settings((str(export),), api_keys=(KEY, other), rate=0.01))
+
+    def ask(key, path="/v1/models/m"):
+        return serve.ask(app, "GET", path, {"Authorization": f"Bearer {key}"})
+
+    assert ask(KEY)[0] == 200
+    status, headers, body = ask(KEY)
+    assert (status, 0 < int(headers["retry-after"]) <= 100) == (429, True)
+    assert "more than 0.01 requests a second with this key" in body.decode()
+    assert ask(other)[0] == ask("", "/v2/health/ready")[0] == 200
+    assert ask("wrong")[0] == 401
+    rate = Rate(2)
+    assert [now for now in range(0, 3000, 100) if not rate.wait(b"", now / 1000)] == [0, 100, *range(500, 3000, 500)]
+    slow = Rate(0.1)
+    assert [slow.wait(b"", now) for now in (0, 4, 10)] == [0, 6, 0]
+    with pytest.raises(InputError, match="--rate 2 is per key: give --api-key-file FILE too"):
+        Settings((str(export),), rate=2)
 
 
 def test_keys_are_not_shown():

@@ -24,9 +24,11 @@ _ERRORS = {
     408: "The request did not arrive in time.",
     413: "The body is too large, counted after decompression.",
     415: "The content encoding is not gzip, deflate or identity.",
+    429: "More requests a second than a key may send.",
     503: "Too many large requests at once.",
     504: "No answer in time.",
 }
+KEYED = (401, 429)  # of servers that require a key
 _TEXT: Schema = {"type": "string"}
 _NUMBER: Schema = {"type": "number"}
 _FLOAT: Schema = {"type": "number", "minimum": -LARGEST, "maximum": LARGEST}
@@ -49,7 +51,7 @@ def document(models: list[Version], settings: Settings) -> bytes:
     keyed = bool(settings.api_keys)
     health = {"ready": _object({"ready": _TRUTH}), "live": _object({"live": _TRUTH})}
     server = _object({"name": _TEXT, "version": _TEXT, "extensions": _list(_TEXT)})
-    listed = (401,) if keyed else ()
+    listed = KEYED if keyed else ()
     paths = {
         "/v1/models": {"get": _get("Names of the models", _object({"models": _list(_TEXT)}), *listed)},
         "/v2/models/stats": {"get": _get("Statistics of all models", _STATISTICS, *listed)},
@@ -156,7 +158,7 @@ def _model(version: Version, keyed: bool) -> dict[str, Any]:
         }
     )
     first, second = f"/v1/models/{version.name}", f"/v2/models/{version.name}"
-    codes = (404, *((401,) if keyed else ()))
+    codes = (404, *(KEYED if keyed else ()))
     paths = {
         f"{first}:predict": {"post": _post("Predict", bodies | images, prediction, keyed, flags)},
         f"{first}:explain": {"post": _post("Predict, and say why", bodies | images, explained, keyed, flags)},
@@ -306,7 +308,7 @@ def _get(summary: str, answer: Schema, *codes: int) -> Schema:
 
 
 def _post(summary: str, bodies: Schema, answer: Schema, keyed: bool, parameters: list[Schema]) -> Schema:
-    codes = tuple(code for code in _ERRORS if keyed or code != 401)
+    codes = tuple(code for code in _ERRORS if keyed or code not in KEYED)
     return {
         "summary": summary,
         "parameters": parameters,

@@ -36,6 +36,7 @@ _CODES = {
     404: grpc.StatusCode.NOT_FOUND,
     408: grpc.StatusCode.DEADLINE_EXCEEDED,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     500: grpc.StatusCode.INTERNAL,
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -278,7 +279,7 @@ def _number(spec: Any) -> str | None:
 
 
 class _Keys(grpc.aio.ServerInterceptor):
-    """Calls without a valid key end before their message is read."""
+    """Calls without a key that may send one now end before their message is read."""
 
     def __init__(self, gate: Gate):
         self.gate = gate
@@ -290,11 +291,11 @@ class _Keys(grpc.aio.ServerInterceptor):
             try:
                 self.gate.check_key({b"authorization": given.get("authorization", "").encode()})
             except Refused as error:
-                text = str(error).replace("header", "metadata")
+                code, text = _CODES[error.status], str(error).replace("header", "metadata")
                 metrics.count("", "other", error.status)
 
                 async def refuse(_: Any, context: Any) -> None:
-                    await context.abort(_CODES[401], text)
+                    await context.abort(code, text)
 
                 return grpc.stream_unary_rpc_method_handler(refuse)
         return await continuation(handler_call_details)

@@ -30,6 +30,7 @@ class Settings:
             request.
         allow_origins: origins whose pages may send requests (CORS), ``*`` for all; none: this server only.
         hosts: names that requests may be for, beside those of this machine, in small letters; none: any.
+        rate: requests a second that each key may send to one process, and at once; none: any number.
     """
 
     exports: tuple[str, ...]
@@ -41,6 +42,7 @@ class Settings:
     allow_origins: tuple[str, ...] = ()
     unseen: str = "accept"
     hosts: tuple[str, ...] = ()
+    rate: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("exports", "api_keys", "allow_origins", "hosts"):
@@ -51,6 +53,10 @@ class Settings:
         number("--max-body", self.max_body, 1, whole=True)
         number("--max-rows", self.max_rows, 1, whole=True)
         number("--timeout", self.timeout, 0, open_low=True)
+        if self.rate is not None:
+            number("--rate", self.rate, 0, open_low=True)
+            if not self.api_keys:
+                raise InputError(f"--rate {self.rate:g} is per key: give --api-key-file FILE too, or leave it out")
         if not isinstance(self.access_log, bool):
             raise InputError(f"access_log must be true or false, got {self.access_log!r}")
         for origin in self.allow_origins:

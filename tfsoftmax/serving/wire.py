@@ -8,6 +8,7 @@ import hmac
 import ipaddress
 import json
 import logging
+import math
 import re
 import time
 import zlib
@@ -26,6 +27,7 @@ from tfsoftmax.serving import metrics
 from tfsoftmax.serving.effort import INLINE, Effort, Refused, TooMuch, check_encoding
 from tfsoftmax.serving.helper import Helper, perform
 from tfsoftmax.serving.models import Version
+from tfsoftmax.serving.rate import Rate
 from tfsoftmax.serving.settings import Settings
 
 log = logging.getLogger("tfsoftmax.serving")
@@ -68,6 +70,7 @@ class Gate:
     def __init__(self, settings: Settings):
         self.settings = settings
         self.keys = [key.encode() for key in settings.api_keys]
+        self.rate = None if settings.rate is None else Rate(settings.rate)
         self.origins = {origin.encode() for origin in settings.allow_origins}
         self.held = 0  # bytes of bodies, and of answers that are being sent
         free = memory_available() // 4
@@ -95,12 +98,18 @@ class Gate:
             raise Refused(403, f"a page of {name!r} may not ask this server; --allow-origin {name} admits it")
 
     def check_key(self, headers: dict[bytes, bytes]) -> None:
-        """Raise Refused unless the request has a valid key. Takes the same time for every wrong key."""
+        """Raise Refused unless the request has a valid key, which may send one now.
+
+        Takes the same time for every wrong key.
+        """
         given = headers.get(b"authorization", b"")
         scheme, _, given = given.partition(b" ")
         if not any([hmac.compare_digest(given.strip(), key) for key in self.keys]) or scheme.lower() != b"bearer":  # noqa: C419
             text = "this server requires a key: send the header Authorization: Bearer KEY"
             raise Refused(401, text, (b"www-authenticate", b"Bearer"))
+        if self.rate is not None and (seconds := self.rate.wait(given.strip(), time.monotonic())):
+            text = f"more than {self.settings.rate:g} requests a second with this key; try again"
+            raise Refused(429, text, (b"retry-after", b"%d" % math.ceil(seconds)))
 
     def check_room(self, size: int) -> None:
         """Raise Refused if a body of ``size`` bytes, which is counted, is large and one too many."""

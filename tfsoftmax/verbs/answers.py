@@ -117,6 +117,9 @@ def serve(
     max_rows: Annotated[int, typer.Option(help="Rows in one request.", min=1)] = 16_384,
     timeout: Annotated[float, typer.Option(help="Seconds for a whole request.")] = 30,
     api_key_file: Annotated[Path | None, typer.Option(help="Keys that clients may send, one a line.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Requests a second that each key may send to a process.", show_default="any")
+    ] = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Serve others than this machine, under any name, without a key.")
     ] = False,
@@ -150,5 +153,7 @@ def serve(
             raise InputError(f"--host {host} is reached by others: {text}")
         hosts = (host.lower(),)
     origins = tuple(allow_origin or ())
-    settings = Settings(tuple(exports), max_body * 2**20, max_rows, timeout, keys, access_log, origins, unseen, hosts)
+    settings = Settings(
+        tuple(exports), max_body * 2**20, max_rows, timeout, keys, access_log, origins, unseen, hosts, rate
+    )
     server.run(settings, host, port, workers, grpc_port)
