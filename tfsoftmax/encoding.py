@@ -123,3 +123,8 @@ def from_graph(column: Column, values: Sequence[Any]) -> list[Any]:
     if column.dtype == "int64":
         return [None if value == MISSING_INT else value for value in values]
     return list(values)
+
+
+def as_text(value: Value) -> str:
+    """One of these values as people read it."""
+    return "(missing)" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,8 @@ class Files:
         """Write a PNG file."""
         write_bytes(self.folder / f"{name}.png", content)
 
-    def numbers(self, name: str, rows: list[dict[str, Any]]) -> None:
-        """Write a CSV file; pairs of numbers become two columns."""
+    def numbers(self, name: str, rows: list[dict[str, Any]], header: Sequence[str] = ()) -> None:
+        """Write a CSV file; pairs of numbers become two columns. ``header`` is that of no rows."""
         flat = []
         for row in rows:
             made: dict[str, Any] = {}
@@ -58,7 +59,7 @@ class Files:
                 else:
                     made[key] = value
             flat.append(made)
-        write_csv(self.folder / f"{name}.csv", flat)
+        write_csv(self.folder / f"{name}.csv", flat, header)
 
     def page(self, template: str, **values: Any) -> Path:
         """Write the page."""

@@ -16,11 +16,12 @@ import numpy as np
 
 from tfsoftmax import findings, inspection
 from tfsoftmax.data import Data
-from tfsoftmax.encoding import decoded
+from tfsoftmax.encoding import as_text, decoded
 from tfsoftmax.errors import InputError
 from tfsoftmax.reporting import answers, figures, pixels, weights
 from tfsoftmax.reporting.answers import Answers
 from tfsoftmax.reporting.files import Files
+from tfsoftmax.reporting.labels import section as wrong_labels
 from tfsoftmax.rows import Rows
 from tfsoftmax.runs.evaluation import proof
 from tfsoftmax.runs.run import Run, logits
@@ -33,7 +34,9 @@ _NUMBERS = 200_000  # in a CSV file of weights
 _COLUMNS = 8  # of a row that explain a mistake
 
 
-def report(run: Run, to: str | os.PathLike[str] | None = None, *, data: Data | None = None) -> Path:
+def report(
+    run: Run, to: str | os.PathLike[str] | None = None, *, data: Data | None = None, labels: bool = False
+) -> Path:
     """Write the report of a run: one page, and a folder of its name with each figure as PNG and its numbers as CSV.
 
     The test rows are read once, in parts.
@@ -42,6 +45,7 @@ def report(run: Run, to: str | os.PathLike[str] | None = None, *, data: Data | N
         run: a finished run.
         to: the ``.html`` file; ``None``: ``report.html`` in the run folder.
         data: ``None``: of :meth:`tfsoftmax.Run.data`.
+        labels: also which labels of its training rows are probably wrong, which takes the time of five trainings.
 
     Returns:
         The path of the page.
@@ -76,6 +80,7 @@ def report(run: Run, to: str | os.PathLike[str] | None = None, *, data: Data | N
         refusing=_refusing(found, val, files),
         mistakes=_mistakes(run, rows, kernel, found, files),
         slices=_slices(run, rows, found, files),
+        labels=wrong_labels(run, data, files) if labels else None,
         sheet=_sheet(inspection.inspect(data.source, drawn)),
         settings=_settings(run),
         versions=_versions(),
@@ -255,17 +260,13 @@ def _mistakes(run: Run, rows: Rows, kernel: np.ndarray, found: Answers, files: F
         elif spec.columns:
             most = np.argsort(-np.abs(term), kind="stable")[:_COLUMNS]
             row["columns"] = [
-                (spec.columns[i].name, _value(values[k][spec.columns[i].name]), float(term[i])) for i in most
+                (spec.columns[i].name, as_text(values[k][spec.columns[i].name]), float(term[i])) for i in most
             ]
         shown.append(row)
     if picture:
         files.picture("mistakes", pixels.png(pixels.sheet([one for row in shown for one in row.pop("sheet")], 8), None))
     files.numbers("mistakes", [mistake._asdict() for mistake in found.mistakes])
     return shown
-
-
-def _value(value: Any) -> str:
-    return "(missing)" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _slices(run: Run, rows: Rows, found: Answers, files: Files) -> list[dict[str, Any]]:

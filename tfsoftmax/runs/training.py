@@ -47,7 +47,7 @@ STATE = "state"  # in the run folder until training has finished
 # what a report of a run writes beside it, in the folder report
 DRAWN = (
     *("loss", "accuracy", "objective", "gap", "reliability", "coverage", "confusion"),
-    *("classes", "templates", "weights", "alike", "mistakes", "slices"),
+    *("classes", "templates", "weights", "alike", "mistakes", "slices", "issues", "duplicates"),
 )
 RUN_FOLDER = Kind(
     "run folder",
@@ -235,8 +235,8 @@ def _has_finished(folder: Path) -> bool:
     return (folder / "metrics.json").is_file() and not (folder / STATE).exists()
 
 
-def build(config: RunConfig, data: Data) -> keras.Sequential:
-    """The model that ``config`` says, for ``config.epochs`` epochs of ``data.train``."""
+def build(config: RunConfig, data: Data, steps: int | None = None) -> keras.Sequential:
+    """The model that ``config`` says, for ``config.epochs`` epochs of ``steps``, or of those of ``data.train``."""
     one_of("schedule", config.schedule, SCHEDULES)
     return SoftmaxRegression(
         len(data.classes),
@@ -245,7 +245,7 @@ def build(config: RunConfig, data: Data) -> keras.Sequential:
         momentum=config.momentum,
         l2=config.l2,
         label_smoothing=config.label_smoothing,
-        decay_steps=SCHEDULES[config.schedule](config.epochs * data.train.rows.steps),
+        decay_steps=SCHEDULES[config.schedule](config.epochs * (steps or data.train.rows.steps)),
         precision=config.precision,
     )
 

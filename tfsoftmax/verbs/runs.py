@@ -38,13 +38,17 @@ def report(
     to: Annotated[
         Path | None, typer.Option(help="HTML file to write.", show_default="report.html in the run folder")
     ] = None,
+    labels: Annotated[
+        bool,
+        typer.Option("--labels", help="Also look for wrong labels of training rows; takes the time of five trainings."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a page that shows what a run learned, how sure it is and where it fails; its figures beside it."""
     with tensorflow():
         from tfsoftmax.reporting.one import report as write
         from tfsoftmax.runs.run import Run
-    path = write(Run(run), to)
+    path = write(Run(run), to, labels=labels)
     print(json.dumps({"report": str(path)}) if as_json else f"report: {path}")
 
 
