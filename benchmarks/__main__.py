@@ -11,7 +11,7 @@ BENCHMARKS = {
     "scale": "rows a second on one and two replicas, the all-reduce against its model",
     "chapter": "this package and the chapter's four frameworks from one start: losses, weights, seconds an epoch",
     "tables": "an epoch of a table with words, as codes and with all their zeros",
-    "optimum": "seconds to a duality gap of 1e-3: one penalty and many, against scikit-learn's solvers",
+    "optimum": "seconds to a duality gap of 1e-3: one penalty and many, against scikit-learn, PyTorch and JAX",
     "disk": "rows a second from a file: windows, in memory, reading alone, the peers",
     "growth": "time and memory against rows, features, classes and batch size",
 }
