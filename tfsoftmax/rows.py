@@ -62,7 +62,8 @@ class Window(NamedTuple):
 
     Attributes:
         tensors: raw ``x``, ``y`` and weights on a device.
-        order: where the rows of this part are in them, one after the other, int32 ``(rows,)``.
+        order: where the rows of this part are in them, one after the other, int32 ``(rows,)``; 0 for rows that another
+            process computes.
         begin: the number of its first batch in the epoch.
         end: the number of the batch after its last one.
         batch_size: rows per batch; the last batch of the epoch has the remaining rows.
@@ -218,12 +219,16 @@ class Rows:
         seed = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(epoch, tf.int64)])
         return tf.random.experimental.stateless_shuffle(rows, seed=seed)
 
-    def windows(self, epoch: int, device: str | None = None) -> Iterator[Window]:
+    def windows(
+        self, epoch: int, device: str | None = None, mine: Callable[[int, int], np.ndarray] | None = None
+    ) -> Iterator[Window]:
         """What is in memory of the rows of ``epoch``, one after the other; of rows in memory all at once.
 
         Args:
             epoch: the order is that of this epoch.
             device: where the tensors will be asked for; ``None``: not known.
+            mine: of a number of rows and the batch size: which rows of a window, in the order of the epoch, this
+                process computes, bool ``(rows,)``. Of rows in files no others come to memory. ``None``: all.
         """
         import tensorflow as tf
 
@@ -233,22 +238,29 @@ class Rows:
         stored: Stored = self._x
         order = self._plan.order(self.seed, epoch)
         rows = min(order.window, len(self))
-        buffers = [sources.empty_aligned((rows, *stored.shape[1:]), stored.dtype) for _ in range(min(2, len(order)))]
+        held = rows if mine is None else max(1, int(mine(rows, self.batch_size).sum()))
+        buffers = [sources.empty_aligned((held, *stored.shape[1:]), stored.dtype) for _ in range(min(2, len(order)))]
 
         def filled(number: int) -> Window:
-            taken = order.taken(number)
+            taken, places = order.taken(number), order.places(number)
+            if mine is not None:
+                wanted, kept = mine(len(places), self.batch_size), np.zeros(len(places), bool)
+                kept[places[wanted]] = True
+                taken, places = taken[kept], np.where(wanted, np.cumsum(kept, dtype=np.int32)[places] - 1, 0)
             taken = taken if self.index is None else self.index[taken]
-            out, labels, weights = buffers[number % 2], np.zeros(rows, np.int32), np.zeros(rows, np.float32)
+            out, labels, weights = buffers[number % 2], np.zeros(held, np.int32), np.zeros(held, np.float32)
             stored.take(taken, out[: len(taken)])
+            if not len(taken):
+                out[:1] = 0  # stands in for rows of other processes, with weight 0
             labels[: len(taken)] = self._y[taken]
             if self._weight is not None:
                 weights[: len(taken)] = self._weight[taken]
             tensors = OnDevices(out, labels, None if self._weight is None else weights)
             if device is not None:
                 tensors(device)
-            places = tf.constant(order.places(number))
             begin, end = number * rows // self.batch_size, min((number + 1) * rows, len(self))
-            return Window(tensors, places, begin, math.ceil(end / self.batch_size), self.batch_size, self.spec)
+            last = math.ceil(end / self.batch_size)
+            return Window(tensors, tf.constant(places), begin, last, self.batch_size, self.spec)
 
         yield from ahead(filled, len(order))
 

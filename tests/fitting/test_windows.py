@@ -93,6 +93,18 @@ def test_windows_train_what_the_same_order_trains_in_memory(name):
     assert history == {key: [log[key][0] for log in logs] for key in logs[0]}
 
 
+def test_a_worker_holds_the_rows_of_its_replicas_only(name):
+    """The last of three replicas, which have 11, 11 and 10 rows of 32."""
+    rows = load(name).train.rows
+    windows = rows.windows(1), rows.windows(1, mine=lambda count, size: np.arange(count) % size >= 22)
+    for one, other in zip(*windows, strict=True):
+        assert len(other.tensors("CPU")[0]) == 4 * 10
+        wanted = np.arange(len(one.order)) % 32 >= 22
+        for every, part in zip(one.tensors("CPU")[:2], other.tensors("CPU")[:2], strict=True):
+            expected = np.asarray(every)[one.order][wanted]
+            np.testing.assert_array_equal(np.asarray(part)[other.order][wanted], expected)
+
+
 def test_iterating_gives_the_order_of_the_epoch(name):
     data = load(name)
     for epoch in range(2):

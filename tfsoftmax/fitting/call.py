@@ -88,7 +88,7 @@ class Part:
         if self.rows is None:
             return functions.stream(iterator, end - begin)
         if begin == 0 or self._window is None:
-            self._windows, self._window = self.rows.windows(epoch, functions.device), None
+            self._windows, self._window = self.rows.windows(epoch, functions.device, functions.mine), None
         logs: dict[str, tf.Tensor] = {}
         while begin < end:
             if self._window is None or begin == self._window.end:

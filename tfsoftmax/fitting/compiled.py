@@ -33,6 +33,8 @@ class CompiledFunctions(StreamFunctions):
         self._steps = tf.function(functools.partial(self._steps_body), jit_compile=True, autograph=False)
         self._stream = tf.function(functools.partial(self._stream_body), autograph=False, reduce_retracing=True)
 
+    mine = None  # all rows are computed here
+
     @property
     def device(self) -> str:
         """Where rows are wanted."""

@@ -1,19 +1,23 @@
 """The epoch under a tf.distribute strategy.
 
-Each replica computes its share of each global batch. Of rows in memory, replica ``r`` takes rows ``r * share`` to
-``(r + 1) * share``, where ``share`` is the batch size per replica, rounded up, so that shapes are static; a last share
-that is not full is filled up with other rows of weight 0. Streams are divided by TensorFlow: each worker reads its own
-part. A replica's loss is the sum over its rows divided by the rows of the *global* batch, and the optimizer adds the
-gradients of all replicas: their sum is the gradient of one device on the whole batch, for any number of rows and
-replicas. XLA compiles loss and gradient; all-reduce, update and metrics are TensorFlow's own.
+Each replica computes its share of each global batch. Of rows in memory or in windows, replica ``r`` takes rows
+``r * share`` to ``(r + 1) * share``, where ``share`` is the batch size per replica, rounded up, so that shapes are
+static; a last share that is not full is filled up with other rows of weight 0. Of a window a worker has only the rows
+of its own replicas in memory: the order, and with it the result, is the same for any number of workers. Streams are
+divided by TensorFlow: each worker reads its own part. A replica's loss is the sum over its rows divided by the rows of
+the *global* batch, and the optimizer adds the gradients of all replicas: their sum is the gradient of one device on the
+whole batch, for any number of rows and replicas. XLA compiles loss and gradient; all-reduce, update and metrics are
+TensorFlow's own.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfsoftmax.fitting.step import StreamFunctions, labels_checked, linear
@@ -35,6 +39,28 @@ class ReplicatedFunctions(StreamFunctions):
         self._share = tf.function(functools.partial(self._share_body), jit_compile=True, autograph=False)
 
     device = None  # rows are wanted on several
+
+    @functools.cached_property
+    def here(self) -> list[int]:
+        """The replicas of this process."""
+        found = []
+
+        def note(context: tf.distribute.InputContext) -> tf.Tensor:
+            found.append(int(context.replica_id_in_sync_group))
+            return tf.zeros(())
+
+        self.strategy.experimental_distribute_values_from_function(note)
+        return found
+
+    @property
+    def mine(self) -> Callable[[int, int], np.ndarray] | None:
+        """Which of so many rows, in batches of such a size, replicas of this process take; ``None``: all."""
+        return None if len(self.here) == self.replicas else self._mine
+
+    def _mine(self, rows: int, size: int) -> np.ndarray:
+        place = np.arange(rows)
+        count = np.where(place < rows // size * size, size, rows % size)  # of the batch that a row is in
+        return np.isin(place % size // -(-count // self.replicas), self.here)
 
     def rows(self, window: Window, begin: int, end: int, class_weight: tf.Tensor | None) -> dict[str, tf.Tensor]:
         """Run global batches ``begin`` to ``end`` of a window."""
