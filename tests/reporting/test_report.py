@@ -116,6 +116,7 @@ def test_each_figure_has_a_picture_and_its_numbers(pictures):
 def test_names_are_text(table):
     text = table[1].read_text()
     assert text.count("<script>") == 1
+    assert "script-src 'sha256-" in text
     assert html.escape(MARKUP, quote=False)[:20] in text
     assert HEBREW in text
     assert f"<bdi>{HEBREW}</bdi>" in text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,7 +71,9 @@ class Files:
         )
         found.filters |= {"number": _number, "percent": _percent, "interval": _interval, "short": _short}
         own = {name: Markup((_PAGE / f"page.{name}").read_text()) for name in ("css", "js")}
-        write_text(self.path, found.get_template(template).render(**own, **values, version=__version__))
+        digest = base64.b64encode(hashlib.sha256(own["js"].encode()).digest()).decode()  # the one script that may run
+        text = found.get_template(template).render(**own, **values, hash=Markup(digest), version=__version__)
+        write_text(self.path, text)
         return self.path
 
 

@@ -10,6 +10,7 @@ import typer
 
 from tfsoftmax._checks import one_of
 from tfsoftmax.console import tensorflow
+from tfsoftmax.errors import InputError
 from tfsoftmax.verbs import Json, RunFolder
 
 
@@ -34,9 +35,12 @@ def evaluate(
 
 
 def report(
-    run: RunFolder,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folder; several are compared.")],
     to: Annotated[
-        Path | None, typer.Option(help="HTML file to write.", show_default="report.html in the run folder")
+        Path | None,
+        typer.Option(
+            help="HTML file to write.", show_default="report.html in the run folder; of several comparison.html"
+        ),
     ] = None,
     labels: Annotated[
         bool,
@@ -44,11 +48,19 @@ def report(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a page that shows what a run learned, how sure it is and where it fails; its figures beside it."""
+    """Write a page that shows what a run learned, how sure it is and where it fails; its figures beside it.
+
+    Of several runs on the same test rows the page shows what differs.
+    """
+    if labels and len(runs) > 1:
+        raise InputError("--labels goes with one run: leave it out, or name one")
     with tensorflow():
         from tfsoftmax.reporting.one import report as write
+        from tfsoftmax.reporting.several import compare
         from tfsoftmax.runs.run import Run
-    path = write(Run(run), to, labels=labels)
+    opened = [Run(run) for run in runs]
+    several = len(opened) > 1
+    path = compare(opened, to or "comparison.html") if several else write(opened[0], to, labels=labels)
     print(json.dumps({"report": str(path)}) if as_json else f"report: {path}")
 
 
