@@ -2,13 +2,13 @@
 
 import contextlib
 import csv
-import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import venv
 from importlib import metadata
@@ -19,30 +19,58 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 CHECKOUT = Path(__file__).parent.parent
-# what would lead back to the checkout, or change how loud TensorFlow is
-_LEFT_OUT = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "TF_CPP_MIN_LOG_LEVEL", "TFDS_DATA_DIR")
+# what would lead back to the checkout, or change how loud TensorFlow is or how it compiles
+_LEFT_OUT = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "TF_CPP_MIN_LOG_LEVEL", "TFDS_DATA_DIR", "XLA_FLAGS")
 
-# has imported TensorFlow as a program would, through the wheel; runs each script that it is sent in a child
+# has imported TensorFlow as a program would, through the wheel; runs in a child what a client sends to its socket
 _FORKING = """
-import json, os, runpy, sys, traceback
-import tfsoftmax.model, tuning
-for line in sys.stdin:
-    script, folder, output, variables = json.loads(line)
+import json, os, runpy, socket, sys, traceback
+import tfsoftmax.export, tfsoftmax.model, tfsoftmax.runs.training, tuning
+from tfsoftmax import cli
+{first}
+server = socket.socket(socket.AF_UNIX)
+server.bind(sys.argv[1] + "~")
+server.listen()
+os.rename(sys.argv[1] + "~", sys.argv[1])
+while True:
+    connection = server.accept()[0]
+    if os.fork():
+        connection.close()
+        continue
+    request, streams, _, _ = socket.recv_fds(connection, 1 << 20, 3)
+    folder, variables, command = json.loads(request)
     child = os.fork()
-    if not child:
-        os.chdir(folder)
-        os.environ.update(variables)
-        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), 1)
-        os.dup2(1, 2)
-        sys.argv, status = [script], 0
-        try:
-            runpy.run_path(script, run_name="__main__")
-        except BaseException:
-            traceback.print_exc()
-            status = 1
-        sys.stdout.flush()
-        os._exit(status)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    if child:
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        connection.send(bytes([status % 256]))
+        os._exit(0)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", 1, closefd=False)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(variables)
+    sys.argv, status = command, 0
+    try:
+        if command[0] == "tfsoftmax":
+            cli.main()
+        else:
+            runpy.run_path(command[0], run_name="__main__")
+    except SystemExit as stop:
+        status = stop.code or 0
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    os._exit(status)
+"""
+_CLIENT = """#!{python} -IS
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as connection:
+    connection.connect({socket!r})
+    request = json.dumps([os.getcwd(), dict(os.environ), {first} + sys.argv[1:]])
+    socket.send_fds(connection, [request.encode()], [0, 1, 2])
+    sys.exit(connection.recv(1)[0])
 """
 
 
@@ -107,22 +135,24 @@ class Environment:
         return done
 
     @contextlib.contextmanager
-    def forking(self):
-        """Yields a function that runs a Python script, as often as it is called, with TensorFlow imported already.
-
-        It takes the script, its folder and variables, and returns what the script printed.
-        """
-        python = [self.folder / "bin" / "python", "-c", _FORKING]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        with subprocess.Popen(python, cwd=self.folder, env=self.variables(), text=True, **pipes) as process:
-
-            def run(script, cwd, **variables):
-                output = self.folder / "printed"
-                print(json.dumps([script, str(cwd), str(output), variables]), file=process.stdin, flush=True)
-                assert process.stdout.readline() == "0\n", output.read_text()
-                return output.read_text()
-
-            yield run
+    def forking(self, first):
+        """Yields a folder of `tfsoftmax` and `python SCRIPT` that run where TensorFlow is imported, after ``first``."""
+        with tempfile.TemporaryDirectory() as folder:
+            where = f"{folder}/socket"
+            for name, first in ("tfsoftmax", ["tfsoftmax"]), ("python", []):
+                client = Path(folder, name)
+                client.write_text(_CLIENT.format(python=sys.executable, socket=where, first=first))
+                client.chmod(0o755)
+            program = [self.folder / "bin" / "python", "-c", _FORKING.format(first=first), where]
+            process = subprocess.Popen(program, cwd=self.folder, env=self.variables())
+            try:
+                while not os.path.exists(where):
+                    assert process.poll() is None
+                    time.sleep(0.05)
+                yield folder
+            finally:
+                process.kill()
+                process.wait()
 
     @contextlib.contextmanager
     def serving(self, command, cwd):

@@ -109,7 +109,7 @@ def export(
     try:
         with versions.work(parent) as work:
             _check_beside(parent)
-            # laid out as it will be: the version folder lies in a folder that is named as the model
+            # laid out as it will be: the version folder in a folder named after the model
             aside = work / Path(os.path.abspath(parent)).name / str(versions.choose(parent, version))
             aside.mkdir(parents=True)
             found = _write(aside, linear, expected, metrics, config)
@@ -139,7 +139,7 @@ def _check_beside(parent: Path) -> None:
 def _write(
     folder: Path, linear: Linear, rows: parity.Expected, metrics: dict[str, Any] | None, config: RunConfig | None
 ) -> list[dict[str, Any]]:
-    """Write all files of a version folder and those that go beside it; gives the parity rows."""
+    """Write all files of a version folder and those that go beside it; return the parity rows."""
     raw, y, logits = (array[rows.few] for array in (rows.raw, rows.y, rows.logits))
     Reference(raw, y, logits, linear.kernel, linear.bias).write(folder)
     found = []

@@ -284,7 +284,7 @@ def sums_within(name: str, error: float = 0.01) -> int:
 
 
 def edges(name: str) -> list[dict[str, Any]]:
-    """What the losses of ``LOSSES`` give at the edges of a format, two classes each.
+    """What the losses of ``LOSSES`` are at the edges of a format, two classes each.
 
     Returns:
         A row each with ``case``, ``logits``, ``label``, the ``true`` loss in float64, and one entry a loss. What is

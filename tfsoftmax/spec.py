@@ -65,7 +65,7 @@ class Column(_Json):
         values: of a category: the values that training saw, as text, in order.
         offset: of a number: ``(x - offset) * scale`` is what the model sees.
         scale: the same.
-        fill: of a number: what stands for a missing value; the mean of the training rows.
+        fill: of a number: what replaces a missing value; the mean of the training rows.
         gaps: the training rows had missing values, and the column has one more feature, which is 1 where one is.
 
     Raises:
@@ -100,7 +100,7 @@ class Column(_Json):
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec(_Json):
-    """What a model takes and gives: the single source of the preprocessing, from tf.data to the served graph.
+    """What a model takes and returns: the single source of the preprocessing, from tf.data to the served graph.
 
     A raw input ``x`` becomes ``(x - offset) * scale`` in float32, element by element. A row of a table becomes features
     first, see ``tfsoftmax.columns``; each column has its own constants.
@@ -114,7 +114,7 @@ class ModelSpec(_Json):
         offset: a number, or one number for each element of a raw input, flattened in C order; raw units.
         scale: the same, in 1 / raw units.
         columns: of a table, whose raw rows are float32 ``(len(columns),)``; else empty.
-        missing: of a table: missing values are refused (``"refuse"``), or stand for the ``fill`` of their column and
+        missing: of a table: missing values are refused (``"refuse"``); or they become the ``fill`` of their column or
             no category, with a feature of their own where training had some (``"impute"``).
         conversion: what training did to picture files, and answers do: bring the colours to one mode (``"mode"``),
             crop and resize them too (``"size"``), or nothing (``"none"``: rows were no picture files).
@@ -338,7 +338,7 @@ class RunConfig(_Json):
         if self.patience is not None:
             number("patience", self.patience, 1, INT32, whole=True)
             if self.refit or self.val == 0:
-                raise InputError("patience needs validation rows, and refit or val=0 leaves none: give one of the two")
+                raise InputError("patience needs validation rows, and refit or val=0 leaves none: drop one of the two")
 
     @classmethod
     def of_run(cls, path: Path) -> RunConfig:

@@ -153,7 +153,7 @@ def test_a_file_that_would_be_opened_must_be_listed(copy):
     path.write_text(text.replace("0" * 64, manifest.digest(text.encode())))
     with pytest.raises(tfsoftmax.ExportError) as failure:
         tfsoftmax.verify(copy)
-    assert "../README.md lies outside; model.int8.tflite is not in the manifest" in str(failure.value)
+    assert "../README.md is outside; model.int8.tflite is not in the manifest" in str(failure.value)
 
 
 def resign(folder):

@@ -45,6 +45,12 @@ CANNOT_RUN = {
     ("scaling", "tfsoftmax train --strategy tpu"): "needs a TPU",
     ("scaling", "KERASTUNER_TUNER_ID"): "needs several machines; tests/tuning/test_tuning_processes.py uses processes",
 }
+# 3,000 rows of the embedded data to train on
+FEW = """
+from tfsoftmax.sources import idx
+read = idx.read_idx
+idx.read_idx = lambda path, sha256=None: read(path, sha256)[: 13_000 if path.name.startswith("train") else 1_000]
+"""
 # one worker, where a document's Python needs the address of one
 VARIABLES = {
     "scaling": {"TF_CONFIG": '{"cluster": {"worker": ["127.0.0.1:7003"]}, "task": {"type": "worker", "index": 0}}'}
@@ -59,18 +65,20 @@ def _blocks():
             yield document, path.read_text()[: found.start()].count("\n") + 1, found[1], found[2]
 
 
+DEMO = next(text for document, _, language, text in _blocks() if document == "README" and "train --out" in text)
 BLOCKS = [pytest.param(*block, id=f"{block[0]}:{block[1]}") for block in _blocks()]
 
 
 class Reader:
     """Someone who has installed the wheel and types what is printed.
 
-    ``folder`` is where; ``checkout`` is the unpacked source archive, where ``pip install .`` is typed.
+    ``folder`` is where; ``checkout`` is the unpacked source archive, where ``pip install .`` is typed; ``programs`` is
+    a folder of commands that hide the environment's.
     """
 
-    def __init__(self, folder, wheel, checkout, environment, forked):
+    def __init__(self, folder, wheel, checkout, environment, programs=None):
         self.folder, self.wheel, self.checkout, self.environment = folder, wheel, checkout, environment
-        self.printed, self._server, self._forked = "", contextlib.ExitStack(), forked
+        self.printed, self._server, self._programs = "", contextlib.ExitStack(), programs
         shutil.copytree(PICTURES, folder / "tests" / "pictures")
         shutil.copy(PICTURES / "ankle_boot.png", folder / "shoe.png")
         Image.open(PICTURES / "pullover_dark_on_light.png").convert("RGB").resize((280, 280)).save(folder / "photo.jpg")
@@ -81,26 +89,26 @@ class Reader:
             rows[:, -1] %= 10
             rows.tofile(folder / "rows" / f"{i}.bin")
 
-    def python(self, text):
-        """In a new Python; returns what it prints on standard error."""
+    def python(self, text, **variables):
+        """Returns what it prints on standard error."""
         (self.folder / "program.py").write_text(text)
-        done = self.environment.run("python", "program.py", cwd=self.folder)
-        self.printed = done.stdout
-        return done.stderr
-
-    def forked(self, text, variables):
-        """In a new process of a Python that has imported TensorFlow."""
-        (self.folder / "program.py").write_text(text)
-        self.printed = self._forked("program.py", self.folder, **variables)
+        return self._run("python", "program.py", **variables)
 
     def shell(self, text):
         if "tfsoftmax serve " in text:
             self.serve(text)
-            return
-        where, variables = self.folder, {}
-        if text.startswith("pip install"):  # everything that it asks for is there: nothing is fetched
-            where, variables = self.checkout, {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"}
-        self.printed = self.environment.run("bash", "-euo", "pipefail", "-c", text, cwd=where, **variables).stdout
+        elif text.startswith("pip install"):  # everything that it asks for is there: nothing is fetched
+            offline = {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"}
+            self._run("bash", "-c", text, cwd=self.checkout, **offline)
+        else:
+            self._run("bash", "-euo", "pipefail", "-c", text)
+
+    def _run(self, *command, cwd=None, **variables):
+        if self._programs:
+            variables["PATH"] = f"{self._programs}:{self.environment.variables()['PATH']}"
+        done = self.environment.run(*command, cwd=cwd or self.folder, **variables)
+        self.printed = done.stdout
+        return done.stderr
 
     def serve(self, text):
         """Leave a server running for the blocks that follow."""
@@ -117,11 +125,22 @@ def reader(tmp_path_factory):
     environment = Environment(
         tmp_path_factory.mktemp("environment"), wheel, extras=("serve", "grpc", "ray", "sklearn"), pip=True
     )
-    folder = tmp_path_factory.mktemp("reader")
+    with contextlib.closing(Reader(tmp_path_factory.mktemp("reader"), wheel, checkout, environment)) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def reader_on(reader, tmp_path_factory):
+    """Who goes on behind the README, in a Python that has TensorFlow imported and on few rows of the embedded data.
+
+    What the blocks do is tested, not their figures.
+    """
+    folder = tmp_path_factory.mktemp("reader_on")
     with (
-        environment.forking() as forked,
-        contextlib.closing(Reader(folder, wheel, checkout, environment, forked)) as one,
+        reader.environment.forking(FEW) as programs,
+        contextlib.closing(Reader(folder, reader.wheel, reader.checkout, reader.environment, programs)) as one,
     ):
+        one.shell(DEMO)
         yield one
 
 
@@ -172,13 +191,13 @@ def test_what_the_requirements_bring_is_pinned(reader):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("document", "line", "language", "text"), BLOCKS)
-def test_block(reader, document, line, language, text):
+def test_block(request, document, line, language, text):
     if any(document == name and text.startswith(words) for name, words in CANNOT_RUN):
         return
-    if (document, language) == ("README", "python"):
-        assert reader.python(text) == "", "neither TensorFlow's start-up lines nor anything else"
-    elif language == "python":
-        reader.forked(text, VARIABLES.get(document, {}))
+    reader = request.getfixturevalue("reader" if document == "README" else "reader_on")
+    if language == "python":
+        printed = reader.python(text, **VARIABLES.get(document, {}))
+        assert document != "README" or printed == "", "neither TensorFlow's start-up lines nor anything else"
     elif language == "sh":
         reader.shell(text)
     elif language == "yaml":
@@ -258,8 +277,5 @@ def test_each_block_says_what_it_is():
 
 def test_the_demo_runs_the_commands_of_the_readme():
     demo = re.findall(r"^show (.*)$", (CHECKOUT / "scripts" / "demo").read_text(), re.MULTILINE)
-    commands = next(text for _, _, language, text in _blocks() if language == "sh" and "train --out" in text).split(
-        "\n"
-    )
-    for command in filter(None, commands):
+    for command in filter(None, DEMO.split("\n")):
         assert any(shown.startswith(command) for shown in demo), command

@@ -106,7 +106,7 @@ def test_missing_idx_file(idx_folder):
         ({"x_train": np.ma.masked_equal(np.eye(4, 2), 1)}, r"x_train has 2 masked values: fill them"),
         ({"x_train": np.array([[1, None]] * 4)}, "4 values are missing, the first in row 0"),
         ({"x_train": np.array([[1, "one"]] * 4, object)}, "inputs must be numbers: could not convert string"),
-        ({"x_train": scipy.sparse.eye(4, 2)}, r"x_train is a sparse matrix of shape \(4, 2\): give x_train.toarray"),
+        ({"x_train": scipy.sparse.eye(4, 2)}, r"x_train is a sparse matrix of shape \(4, 2\): pass x_train.toarray"),
         ({"x_train": [[1.0, 2.0], [3.0]]}, "x_train is not an array, all rows of one shape"),
         ({"classes": 2}, "classes must be the names of the classes in the order of their labels, got 2"),
         ({"classes": ["a", "a"]}, "the classes 0 and 1 are both called 'a'"),

@@ -109,7 +109,7 @@ def test_embeddings(tmp_path):
     source = read(tmp_path / "e.parquet", "parquet")
     np.testing.assert_array_equal(source.x_train, x)
     assert source.columns == ()
-    with pytest.raises(InputError, match=r"the list column 'e' and others \('n'\): an embedding stands alone"):
+    with pytest.raises(InputError, match=r"the list column 'e' and others \('n'\): an embedding is alone"):
         tables.source("t", more := table.append_column("n", pa.array([1, 2, 3, 4])), Choices("kind"), more)
     ragged = pa.table({"e": [[1.0], [1.0, 2.0]], "kind": ["a", "b"]})
     with pytest.raises(InputError, match="the lists of column 'e' have the lengths"):
@@ -125,7 +125,7 @@ HOSTILE = {
     "latin-1": ("a,kind\n1,é\n2,x\n".encode("latin-1"), "column 'kind' is not text in UTF-8"),
     "quote": ('a,kind\n1,"x\n2,y\n3,z\n', "a quote is not closed: the last value begins with"),
     "word": ("a,kind\n" + "1,x\n" * 20 + "many,y\n", "column 'a' holds numbers, and 2 of 42 values are none, the first "
-             "'many' in row 20: mend them, or give --category a"),
+             "'many' in row 20: correct them, or pass --category a"),
     "word among numbers that all differ": (
         "a,kind\n" + "".join(f"{k},{'xy'[k % 2]}\n" for k in range(40)) + "many,y\n", "2 of 82 values are none"),
     "infinite": ("a,kind\n1,x\ninf,y\n", "column 'a' has inf in row 1, expected numbers that a float32 can hold"),

@@ -96,7 +96,7 @@ def onnx_model(linear: Linear, opset: int, *, int8: bool) -> onnx.ModelProto:
         return name
 
     def weights(rows: slice) -> str:
-        """The given rows of the weights, after which stands one of zeros."""
+        """The given rows of the weights, followed by a row of zeros."""
         if not int8:
             return constant(padded[rows])
         step = np.abs(padded[rows]).max(axis=1, keepdims=True) / 127

@@ -1,4 +1,4 @@
-"""What stands beside the versions of an export folder: the model card README.md, and config.pbtxt for Triton."""
+"""The files beside the versions of an export folder: the model card README.md, and config.pbtxt for Triton."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def triton(name: str, version: int, values: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-# file name -> function of the model's name, the version and the manifest that gives its text
+# file name -> function that makes its text from the model's name, the version and the manifest
 FILES: dict[str, Callable[[str, int, dict[str, Any]], str]] = {"README.md": model_card, "config.pbtxt": triton}
 
 
@@ -78,7 +78,7 @@ _COMMENTS = {"README.md": "<!-- {} -->", "config.pbtxt": "# {}"}
 
 
 def signed(name: str, text: str) -> str:
-    """The text of one of ``FILES`` with a last line that says that we wrote what stands above it."""
+    """The text of one of ``FILES`` with a last line that marks what is above it as ours."""
     return f"{text}{_COMMENTS[name].format(f'written by tfsoftmax, SHA-256 of all above: {digest(text.encode())}')}\n"
 
 
@@ -102,7 +102,7 @@ def _about(version: int, values: dict[str, Any]) -> str:
         takes = f"one input per column of a table ({len(spec['columns'])}, listed below), values as they are"
     return (
         f"Version {version}. Softmax regression: one linear layer, {len(spec['classes'])} classes. It takes "
-        f"{takes}: the preprocessing is inside. It gives `logits`, "
+        f"{takes}: the preprocessing is inside. It returns `logits`, "
         "`probabilities`, `class_id` and `label`. Made by "
         + ", ".join(f"{tool} {number}" for tool, number in values["tools"].items())
         + "."

@@ -32,10 +32,10 @@ class Format:
     """One export format.
 
     Args:
-        files: what it consists of in the version folder: the file that gives it its name first, then patterns.
+        files: what it consists of in the version folder: first the file that names it, then patterns.
         runtime: what opens it, for people.
         write: writes the graph of a :class:`Linear` into the version folder.
-        open: opens the version folder in the format's own runtime and gives the function that answers raw inputs
+        open: opens the version folder in the format's own runtime and returns the function that answers raw inputs
             ``(n, *spec.shape)`` with ``logits``, ``probabilities``, ``class_id`` and, where strings exist, ``label``.
         int8: the weights are rounded to eight bits, so that answers are near, not equal.
         tables: it is written for tables, too.
@@ -158,7 +158,7 @@ def _write_onnx_int8(linear: Linear, folder: Path) -> None:
 
 
 def _save_onnx(model: onnx.ModelProto, linear: Linear, path: Path) -> None:
-    """Say in the file what it is: producer, labels, spec. The same weights give the same bytes."""
+    """Say in the file what it is: producer, labels, spec. The same weights yield the same bytes."""
     import onnx
 
     from tfsoftmax import __version__

@@ -31,7 +31,7 @@ class Linear:
     folded: bool = False
 
     def fold(self) -> Linear:
-        """The same with the preprocessing in the weights, if float32 gives the same logits; else this one.
+        """The same with the preprocessing in the weights, if float32 then yields the same logits; else this one.
 
         ``((raw - offset) * scale) @ kernel + bias = raw @ (scale * kernel) + (bias - (offset * scale) @ kernel)``
         """

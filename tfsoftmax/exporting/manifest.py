@@ -62,7 +62,7 @@ def digest(content: bytes) -> str:
 def write(folder: Path, values: dict[str, Any]) -> None:
     """Write the manifest of a version folder: ``values``, then ``files`` and ``sha256``.
 
-    ``files`` gives bytes and SHA-256 of every other file below ``folder``; ``sha256`` is that of the manifest itself
+    ``files`` lists bytes and SHA-256 of every other file below ``folder``; ``sha256`` is that of the manifest itself
     with 64 zeros in its place.
     """
     files = {
@@ -92,7 +92,7 @@ def verify_files(folder: Path) -> dict[str, Any]:
         raise
     for name, entry in sorted(manifest["files"].items()):
         if ".." in PurePosixPath(name).parts or name.startswith("/"):
-            wrong.append(f"{name} lies outside")
+            wrong.append(f"{name} is outside")
         elif not (folder / name).is_file():
             wrong.append(f"{name} is missing")
         elif digest((folder / name).read_bytes()) != entry["sha256"]:
@@ -147,6 +147,6 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _sign(text: str, value: str, old: str = _UNSIGNED) -> str:
-    """Put ``value`` where ``old`` stands in the last line but one."""
+    """Replace ``old`` by ``value`` in the last line but one."""
     head, mark, tail = text.rpartition(f'"sha256": "{old}"')
     return head + mark.replace(old, value) + tail

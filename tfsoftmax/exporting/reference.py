@@ -37,7 +37,7 @@ class Reference:
     bias: np.ndarray
 
     def write(self, folder: Path) -> None:
-        """Write ``reference.npz``; the same arrays give the same bytes (``numpy.savez`` stamps the time of day)."""
+        """Write ``reference.npz``; the same arrays yield the same bytes (``numpy.savez`` stamps the time of day)."""
         with zipfile.ZipFile(folder / "reference.npz", "w", zipfile.ZIP_DEFLATED) as archive:
             for field in dataclasses.fields(self):
                 member = io.BytesIO()

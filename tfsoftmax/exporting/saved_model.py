@@ -25,7 +25,7 @@ def graph(linear: Linear, kernel: Any, bias: Any, *, strings: bool = True) -> tf
     """The served graph: raw inputs in; ``logits``, ``probabilities``, ``class_id``, with ``strings`` ``label`` out.
 
     Args:
-        linear: gives shapes and preprocessing.
+        linear: has the shapes and the preprocessing.
         kernel: its kernel as an array, which becomes a constant of the graph, or as a variable.
         bias: its bias, the same.
         strings: add the output ``label``.

@@ -58,7 +58,7 @@ def verify(path: str | os.PathLike[str]) -> list[Verified]:
     Links are followed. Files that the manifest does not list are reported, not refused.
 
     Args:
-        path: an export folder (all of its versions are checked, and what stands beside them), or one version folder.
+        path: an export folder (all of its versions are checked, and the files beside them), or one version folder.
 
     Raises:
         InputError: there is no export that can be read.

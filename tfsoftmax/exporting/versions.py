@@ -64,7 +64,7 @@ def choose(folder: Path, version: int | None) -> int:
     if version is None:
         return max(taken, default=0) + 1
     if version in taken:
-        raise InputError(f"version {version} is in {str(folder)!r} already; give another one, or none for the next")
+        raise InputError(f"version {version} is in {str(folder)!r} already; name another one, or none for the next")
     return version
 
 

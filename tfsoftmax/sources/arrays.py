@@ -138,7 +138,7 @@ class Source:
 
     @property
     def fingerprint(self) -> str:
-        """Digests of the rows, labels and class names, computed anew each time."""
+        """Digests of the rows, labels and class names, computed each time."""
         return fingerprint(self)
 
 

@@ -69,7 +69,7 @@ def rows_of(
             others = [name for name in names if name != lists[0]]
             raise InputError(
                 f"{where} has the list column {shown(lists[0])} and others ({shown(', '.join(others))}): an embedding "
-                f"stands alone; --drop one or the other"
+                f"is alone; --drop one or the other"
             )
         return _embedding(where, lists[0], table[lists[0]]), (), {}
     made, columns, left_out = [], [], {}
@@ -220,7 +220,7 @@ def _few_words(what: str, name: str, array: pa.Array) -> None:
         row, word = _not_a_number(array)
         raise InputError(
             f"{what} holds numbers, and {there - digits:,} of {there:,} values are none, the first {shown(word)} in "
-            f"row {row}: mend them, or give --category {name} for a column of words"
+            f"row {row}: correct them, or pass --category {name} for a column of words"
         )
 
 

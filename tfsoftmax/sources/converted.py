@@ -167,7 +167,7 @@ def _write(source: Source, aside: Path, seed: int | None, progress: Callable[[in
 def _shards(
     x: np.ndarray | Stored, order: np.ndarray | None, aside: Path, name: str, step: Callable[[int], None]
 ) -> Iterator[_File]:
-    """Write rows in ``order``; gives each shard's entry."""
+    """Write rows in ``order``; return the entry of each shard."""
     row = int(np.prod(x.shape[1:])) * x.dtype.itemsize
     size, part = max(1, _SHARD // row), max(1, _PART // row)
     begins = range(0, len(x), size)
@@ -196,7 +196,7 @@ def _shards(
 
 
 def _npy(aside: Path, name: str, array: np.ndarray) -> _File:
-    """Write one .npy file; gives its entry."""
+    """Write one .npy file; return its entry."""
     head = io.BytesIO()
     np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
     digest = hashlib.sha256()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tfsoftmax.sources.arrays import Source
     from tfsoftmax.stored import Stored
 
-_WHOLE = 2**28  # bytes; of a larger array evenly spaced rows that come to about so many are read
+_WHOLE = 2**28  # bytes; of a larger array evenly spaced rows, about so many bytes of them, are read
 _PART = 2**24  # bytes that are read at once; the digest depends on it
 _PARTS = {  # name in the fingerprint -> name in errors
     "train": "training rows",
@@ -37,7 +37,7 @@ def fingerprint(source: Source) -> str:
     """The fingerprint of ``source``: for each part its name, how many it has, and 16 hexadecimal digits of BLAKE2b.
 
     Labels and class names are read whole, and so are rows of up to 256 MiB a split (0.1 s for Fashion-MNIST); of more
-    rows, evenly spaced ones that come to 256 MiB.
+    rows, 256 MiB of evenly spaced ones.
     """
     names = [name.encode() for name in source.classes]
     parts = {

@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 def array_of(name: str, values: Any) -> np.ndarray:
     """``values`` as an array of plain values. Raises InputError: it is sparse, ragged, or has masked values."""
     if hasattr(values, "toarray"):  # SciPy's sparse matrices, of which NumPy would make one object
-        raise InputError(f"{name} is a sparse matrix of shape {values.shape}: give {name}.toarray()")
+        raise InputError(f"{name} is a sparse matrix of shape {values.shape}: pass {name}.toarray()")
     if isinstance(values, np.ma.MaskedArray):
         if masked := int(np.ma.getmaskarray(values).sum()):
             raise InputError(f"{name} has {masked:,} masked values: fill them, {name}.filled(…), or leave the rows out")

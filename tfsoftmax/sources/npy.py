@@ -47,7 +47,7 @@ def files(argument: str, memory: int | None = None) -> Source:
 
 
 def _arrays(paths: dict[str, Path], memory: int | None) -> dict[str, Any]:
-    """What the files hold; the inputs as :class:`Stored` where they come to more than ``memory``."""
+    """What the files hold; the inputs as :class:`Stored` where they are larger than ``memory``."""
     shards = {role: shard(path) for role, path in paths.items() if role.startswith("x") and path.suffix == ".npy"}
     memory = budget(memory)
     if sum(Stored([one], row, memory).nbytes for one, row in shards.values()) <= memory:

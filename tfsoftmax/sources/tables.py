@@ -109,7 +109,7 @@ def checked(table: pa.Table, where: str) -> pa.Table:
 def _few_columns(count: int, where: str) -> None:
     if count > _MOST_COLUMNS:
         raise InputError(
-            f"{where} has {count:,} columns; a table may have {_MOST_COLUMNS:,}: give so many numbers as an embedding "
+            f"{where} has {count:,} columns; a table may have {_MOST_COLUMNS:,}: pass so many numbers as an embedding "
             "(.npy, or one list column of a Parquet file)"
         )
 
@@ -263,7 +263,7 @@ def _label(name: str, table: pa.Table, choices: Choices) -> str:
         return choices.label
     found = [column for column in names if column.lower() in _LABELS]
     if len(found) != 1:
-        raise InputError(f"which column of {name!r} has the labels? give --label COLUMN; it has {_listed(table)}")
+        raise InputError(f"which column of {name!r} has the labels? pass --label COLUMN; it has {_listed(table)}")
     return found[0]
 
 
