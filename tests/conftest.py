@@ -10,8 +10,6 @@ import tempfile
 # before TensorFlow and TFDS are imported: no chatter, and a data folder of our own
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["TFDS_DATA_DIR"] = tempfile.mkdtemp(prefix="tfds-")
-# XLA compiles in half the time, into slower code; tests/installation runs what it compiles for users
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1")
 
 import numpy as np
 import pytest
