@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 LR = 0.1  # the chapter's, for its data set; and of the optimizers that the curvature says nothing of
 _CHAPTER = "fashion_mnist"
 _BATCHES = 8  # whose curvature says how large a step of one batch may be
+_MANY = 100  # batches in an epoch
 _WHOLE = 2**26  # bytes; each step goes over all of the rows
 
 
@@ -79,6 +80,17 @@ def _largest(rows: Rows, some: slice | np.ndarray) -> float:
         if abs(largest - before) < 1e-4 * largest:
             break
     return largest
+
+
+def settled(config: RunConfig, data: Data) -> RunConfig:
+    """``config`` with the learning rate and the schedule that it leaves to the data.
+
+    A constant rate as large as the curvature allows leaves the noise of the batches in the weights; few batches need it
+    to the end.
+    """
+    constant = config.lr is not None or data.name == _CHAPTER or data.train.rows.steps < _MANY
+    schedule = config.schedule or ("constant" if constant else "cosine")
+    return dataclasses.replace(config, lr=learning_rate(config, data), schedule=schedule)
 
 
 def learning_rate(config: RunConfig, data: Data) -> float:

@@ -226,7 +226,7 @@ _OF_EPOCHS = {
     "lr": None,
     "momentum": 0.0,
     "label_smoothing": 0.0,
-    "schedule": "constant",
+    "schedule": None,
     "patience": None,
     "tensorboard": False,
     "precision": "float32",
@@ -262,7 +262,9 @@ class RunConfig(_Json):
         momentum: of ``sgd``, in [0, 1).
         l2: factor of the squared weights (not the bias) in the loss, at least 0.
         label_smoothing: share of the label's probability that the loss in training gives to all classes, in [0, 1).
-        schedule: ``"constant"``, or ``"cosine"`` decay to 0 over all steps (Loshchilov and Hutter, 2017).
+        schedule: ``"constant"``, or ``"cosine"`` decay to 0 over all steps (Loshchilov and Hutter, 2017). ``None``:
+            constant if ``lr`` is given, for Fashion-MNIST, and where an epoch has fewer than 100 batches; else cosine.
+            ``train`` notes what it was.
         preprocess: see :class:`tfsoftmax.Data`.
         patience: stop after so many epochs without a lower validation loss and keep the best weights;
             ``None``: train all epochs and keep the last.
@@ -289,7 +291,7 @@ class RunConfig(_Json):
     momentum: float = 0.0
     l2: float = 0.0
     label_smoothing: float = 0.0
-    schedule: str = "constant"
+    schedule: str | None = None
     preprocess: str | None = None
     patience: int | None = None
     refit: bool = False
@@ -323,7 +325,7 @@ class RunConfig(_Json):
         number("tol", self.tol, 0, open_low=True)
         if self.optimizer == SOLVER:
             for name, none in _OF_EPOCHS.items():
-                if getattr(self, name) != none:
+                if getattr(self, name) not in (none, "constant"):  # as runs noted the schedule at first
                     raise InputError(
                         f"{name} says nothing to the optimizer {SOLVER!r}, got {getattr(self, name)!r}: "
                         "leave it out, or take another optimizer"

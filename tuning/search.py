@@ -89,6 +89,7 @@ def search(
         TrainingError: no trial finished.
     """
     config = RunConfig(epochs=50, schedule="cosine") if config is None else config
+    config = dataclasses.replace(config, schedule=config.schedule or "constant")
     bound = curvature(data.train.rows)
     space = {"lr": around(bound.bound)} if space is None else space
     one_of("tuner", tuner, TUNERS)

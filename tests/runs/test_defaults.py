@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 import tfsoftmax
-from tfsoftmax.curvature import default_rate
+from tfsoftmax.curvature import default_rate, settled
 from tfsoftmax.spec import RunConfig
 
 
@@ -24,13 +24,20 @@ def test_floats_are_standardised_and_the_rate_is_the_bound(tmp_path):
     x = np.column_stack([(data.train.rows.x - data.spec.offset) * data.spec.scale, np.ones(len(data.train.rows))])
     bound = 2 / np.linalg.eigvalsh(x.T @ x / len(x))[-1]
     assert config["lr"] == pytest.approx(bound, rel=1e-2)  # three digits
-    assert config["preprocess"] == "standardize"
+    assert (config["preprocess"], config["schedule"]) == ("standardize", "constant")
     assert run.metrics["test"]["accuracy"] > 0.95
     # the settings of the run, noted, are those that it ran with
     again = tfsoftmax.train(data, run.config, tmp_path / "again")
     assert again.metrics["test"] == run.metrics["test"]
     adam = tfsoftmax.train(data, RunConfig(batch_size=512, epochs=1, optimizer="adam"), tmp_path / "adam")
     assert adam.config.lr == 0.1
+
+
+def test_the_rate_falls_where_batches_are_many():
+    data = tfsoftmax.Data(*rows(), batch_size=2, val=0)
+    assert settled(RunConfig(batch_size=2), data).schedule == "cosine"
+    assert settled(RunConfig(batch_size=2, lr=0.1), data).schedule == "constant"
+    assert settled(RunConfig(batch_size=2, schedule="constant"), data).schedule == "constant"
 
 
 def test_the_rate_is_that_of_batches_where_they_bend_more():
@@ -53,12 +60,11 @@ def test_the_rate_is_that_of_batches_where_they_bend_more():
 
 
 def test_the_chapter_keeps_its_settings():
-    from tfsoftmax.curvature import learning_rate
-
     data = tfsoftmax.FashionMNIST()
-    assert (learning_rate(RunConfig(), data), data.settings["preprocess"]) == (0.1, "unit")
+    config = settled(RunConfig(), data)
+    assert (config.lr, config.schedule, data.settings["preprocess"]) == (0.1, "constant", "unit")
     assert tfsoftmax.load("fashion_mnist").settings["preprocess"] == "unit"
-    assert learning_rate(RunConfig(lr=0.3), data) == 0.3
+    assert settled(RunConfig(lr=0.3), data).lr == 0.3
 
 
 def test_a_loss_worse_than_guessing_is_said(tmp_path, caplog):

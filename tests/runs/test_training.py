@@ -34,7 +34,7 @@ def test_run_folder(source, tmp_path):
     run, data = train(source, tmp_path / "run")
     assert sorted(os.listdir(run.folder)) == ["config.json", "history.csv", "metrics.json", "model.keras", "spec.json"]
     config = json.loads((run.folder / "config.json").read_text())
-    noted = {"val": 38, "preprocess": "unit", "data": None, "fingerprint": data.fingerprint}
+    noted = {"val": 38, "preprocess": "unit", "data": None, "fingerprint": data.fingerprint, "schedule": "constant"}
     assert config == {**dataclasses.asdict(CONFIG), **noted}, "every setting, and what the data are"
     assert run.spec == data.spec
     rows = history(run)

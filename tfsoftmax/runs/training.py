@@ -26,7 +26,7 @@ from tfsoftmax import findings
 from tfsoftmax._checks import one_of
 from tfsoftmax._files import write_bytes, write_text
 from tfsoftmax._folders import Kind, claim, locked, remove
-from tfsoftmax.curvature import curvature, learning_rate
+from tfsoftmax.curvature import curvature, learning_rate, settled
 from tfsoftmax.data import Data
 from tfsoftmax.errors import InputError, TrainingError, WorkerLost
 from tfsoftmax.fitting.compilable import distributed, prepare
@@ -99,7 +99,7 @@ def train(
         if data.settings[name] != value:
             raise InputError(f"config says {name}={value!r} and the data has {name}={data.settings[name]!r}")
     if config.optimizer != SOLVER:
-        config = dataclasses.replace(config, lr=learning_rate(config, data))
+        config = settled(config, data)
     elif strategy is not None:
         raise InputError(f"the optimizer {SOLVER!r} runs on one device: take --strategy auto or cpu")
     folder, is_chief, are_several = Path(out), chief(strategy), several(strategy)
@@ -237,7 +237,8 @@ def _has_finished(folder: Path) -> bool:
 
 def build(config: RunConfig, data: Data, steps: int | None = None) -> keras.Sequential:
     """The model that ``config`` says, for ``config.epochs`` epochs of ``steps``, or of those of ``data.train``."""
-    one_of("schedule", config.schedule, SCHEDULES)
+    schedule = config.schedule or "constant"
+    one_of("schedule", schedule, SCHEDULES)
     return SoftmaxRegression(
         len(data.classes),
         learning_rate(config, data),
@@ -245,7 +246,7 @@ def build(config: RunConfig, data: Data, steps: int | None = None) -> keras.Sequ
         momentum=config.momentum,
         l2=config.l2,
         label_smoothing=config.label_smoothing,
-        decay_steps=SCHEDULES[config.schedule](config.epochs * (steps or data.train.rows.steps)),
+        decay_steps=SCHEDULES[schedule](config.epochs * (steps or data.train.rows.steps)),
         precision=config.precision,
     )
 

@@ -56,7 +56,12 @@ def train(
     label_smoothing: Annotated[
         float | None, _setting("label_smoothing", "Share of the probability that the loss gives to all classes.")
     ] = None,
-    schedule: Annotated[str | None, _setting("schedule", "Learning rate: constant or cosine.")] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="Learning rate: constant or cosine.", show_default="cosine without --lr, from 100 batches on"
+        ),
+    ] = None,
     preprocess: Annotated[
         str | None,
         typer.Option(help="unit, center or standardize.", show_default="unit for pictures, else standardize"),
