@@ -15,9 +15,7 @@ SIXTEEN = [float(value) for value in np.geomspace(1e-4, 1e-1, 16)]
 MANY = [float(value) for value in np.geomspace(2e-6, 2e2, 45)]
 ITERATIONS = {"lbfgs": (50, 200, 400, 800), "newton-cg": (10, 20, 40, 80), "newton-cholesky": (5, 10, 20)}
 PEERS = {"tfsoftmax": "ours", "torch L-BFGS": "torch", "optax L-BFGS": "jax"}  # all others are scikit-learn's solvers
-
-
-GRADIENT = "torch L-BFGS", "optax L-BFGS", "scikit-learn lbfgs"
+FIRST_ORDER = "torch L-BFGS", "optax L-BFGS", "scikit-learn lbfgs"
 
 
 def _fashion() -> tuple[np.ndarray, np.ndarray]:
@@ -46,9 +44,9 @@ def _embeddings(rows: int, features: int, classes: int) -> tuple[np.ndarray, np.
 
 # name -> its rows, the peers that come to an end there in minutes, and its most penalties
 DATA = {
-    "digits": (_digits, (*GRADIENT, "scikit-learn newton-cg", "scikit-learn newton-cholesky"), MANY),
-    "fashion": (_fashion, (*GRADIENT, "scikit-learn newton-cg"), MANY),
-    "embeddings-100": (lambda: _embeddings(100_000, 768, 100), GRADIENT, SIXTEEN),
+    "digits": (_digits, (*FIRST_ORDER, "scikit-learn newton-cg", "scikit-learn newton-cholesky"), MANY),
+    "fashion": (_fashion, (*FIRST_ORDER, "scikit-learn newton-cg"), MANY),
+    "embeddings-100": (lambda: _embeddings(100_000, 768, 100), FIRST_ORDER, SIXTEEN),
     "embeddings-1000": (lambda: _embeddings(50_000, 1024, 1000), (), ONE),
 }
 

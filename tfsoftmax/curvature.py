@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LR = 0.1  # the chapter's, for its data set; and of the optimizers that the curvature says nothing of
 _CHAPTER = "fashion_mnist"
 _BATCHES = 8  # whose curvature says how large a step of one batch may be
-_MANY = 100  # batches in an epoch
+_MANY = 100  # batches in an epoch, from which on their noise costs more than a rate that falls
 _WHOLE = 2**26  # bytes; each step goes over all of the rows
 
 

@@ -133,3 +133,10 @@ def _grouped(source: Source, name: str, rows: np.ndarray, count: int, seed: int)
             f"{len(sizes)}, the largest has {shown(int(sizes.max()))} rows"
         )
     return drawn
+
+
+def folds(labels: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """Which of ``count`` folds each row is in, int64 ``(rows,)``; each fold has of every class its share."""
+    shuffled, fold = random.permutation(len(labels)), np.empty(len(labels), np.int64)
+    fold[shuffled[np.argsort(labels[shuffled], kind="stable")]] = np.arange(len(labels)) % count
+    return fold

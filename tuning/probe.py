@@ -17,6 +17,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from tfsoftmax import splits
 from tfsoftmax._checks import number, one_of, typed
 from tfsoftmax._files import read_json, write_bytes, write_csv
 from tfsoftmax._folders import Kind, claim, locked
@@ -142,9 +143,7 @@ def _parts(data: Data, folds: int | None) -> list[tuple[Rows, Rows]]:
     rows, seed = data.train.rows, typed("seed", data.settings["seed"], int)
     if folds is None:
         return [(rows, data.val.rows)] if data.val is not None else []
-    shuffled = np.random.default_rng(seed).permutation(len(rows))
-    fold = np.empty(len(rows), np.int64)
-    fold[shuffled[np.argsort(rows.y[shuffled], kind="stable")]] = np.arange(len(rows)) % folds
+    fold = splits.folds(rows.y, folds, np.random.default_rng(seed))
     parts = []
     for one in range(folds):
         held_out, others = np.flatnonzero(fold == one), np.flatnonzero(fold != one)

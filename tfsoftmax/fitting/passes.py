@@ -76,7 +76,7 @@ class Passes:
 
     Attributes:
         centre: of the features, float32 ``(F,)``.
-        sample: some of the rows: features less their centre float32 ``(S, F)``, labels and float32 weights ``(S,)``.
+        sample: some of the rows: features less their centre float32 ``(S, F)``, and weights float32 ``(S,)``.
         moments: of all rows.
     """
 
@@ -128,7 +128,7 @@ class Passes:
             sums = run(add, window, sums, centre, kernel, bias)
         return [part.numpy() for part in sums]
 
-    def _sample(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _sample(self) -> tuple[np.ndarray, np.ndarray]:
         wanted = min(max(_SAMPLE, 4 * self.features), _LARGEST // self.features)
         every = max(1, len(self.rows) // max(1, wanted))
         chosen, weight = self._order[::every], self._weight[::every]
@@ -136,7 +136,7 @@ class Passes:
         x = [preprocess(self.rows.spec, self.rows.take(part)).numpy().reshape(len(part), -1) for part in parts]
         made = np.concatenate(x)
         self.centre = np.average(made, axis=0, weights=weight if weight.any() else None).astype(np.float32)
-        return made - self.centre, self._labels[::every], weight
+        return made - self.centre, weight
 
     def _windows(self) -> Iterator[_Window]:
         """All rows in memory, or parts of the files, each read while the one before is computed with."""

@@ -199,8 +199,7 @@ def optimum(
         raise InputError("the features of a row are not finite numbers; leave that row out, or preprocess it")
     if over.moments.power > _POWER:
         raise InputError("the features of a row are beyond 1e18, and their squares beyond float32: standardize them")
-    x, _, weight = over.sample
-    whitening = Whitening(x, weight, over.moments.mass)
+    whitening = Whitening(*over.sample, over.moments.mass)
     most = max(1, _PARAMETERS // (features * classes))
     order = sorted(range(len(wanted)), key=lambda k: -wanted[k])  # each group starts where the last one ended
     point = _start(over)

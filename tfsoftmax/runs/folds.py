@@ -16,6 +16,7 @@ from tfsoftmax.runs.evaluation import softmax
 from tfsoftmax.runs.run import Run, data_settings, logits
 from tfsoftmax.runs.training import build
 from tfsoftmax.spec import SOLVER
+from tfsoftmax.splits import folds
 
 FOLDS = 5
 
@@ -78,9 +79,7 @@ def _folds(data: Data, seed: int) -> np.ndarray:
         found: np.ndarray = (random.permutation(len(names)) % FOLDS)[group]
         return found
     _enough(len(rows), "rows", data)
-    shuffled, fold = random.permutation(len(rows)), np.empty(len(rows), np.int64)
-    fold[shuffled[np.argsort(rows.y[shuffled], kind="stable")]] = np.arange(len(rows)) % FOLDS
-    return fold
+    return folds(rows.y, FOLDS, random)
 
 
 def _enough(count: int, what: str, data: Data) -> None:
