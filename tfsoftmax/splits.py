@@ -101,11 +101,8 @@ def _stratified(source: Source, rows: np.ndarray, count: int, seed: int) -> np.n
         if not len(free):
             raise InputError(f"test={count} of {len(y)} rows leaves classes of {source.name!r} without one: give less")
         taken[free] += 1
-    shuffled = np.random.default_rng([seed, 1]).permutation(len(y))
-    shuffled = shuffled[np.argsort(y[shuffled], kind="stable")]
-    rank = np.arange(len(y)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     drawn = np.zeros(len(y), bool)
-    drawn[shuffled[rank < np.repeat(taken, sizes)]] = True
+    drawn[each(y, taken, np.random.default_rng([seed, 1]))] = True
     return drawn
 
 
@@ -140,3 +137,15 @@ def folds(labels: np.ndarray, count: int, random: np.random.Generator) -> np.nda
     shuffled, fold = random.permutation(len(labels)), np.empty(len(labels), np.int64)
     fold[shuffled[np.argsort(labels[shuffled], kind="stable")]] = np.arange(len(labels)) % count
     return fold
+
+
+def each(labels: np.ndarray, count: int | np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Draw ``count`` rows of each class, or all that it has, without replacement: int64 indices, ascending.
+
+    More rows from the same state of ``random`` are those of fewer and others.
+    """
+    shuffled = random.permutation(len(labels))
+    shuffled = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    sizes = np.bincount(labels, minlength=np.size(count))
+    rank = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.sort(shuffled[rank < np.repeat(np.broadcast_to(count, sizes.shape), sizes)])

@@ -2,7 +2,8 @@
 
 import tfsoftmax._tensorflow  # noqa: F401 - before the modules here import TensorFlow
 from tuning.oracles import TUNERS, GridOracle, SweepOracle
-from tuning.probe import GRIDS, Probe, probe
+from tuning.penalties import GRIDS
+from tuning.probe import Probe, probe
 from tuning.search import Search, search
 from tuning.space import HYPERPARAMETERS, Curvature, Range, SoftmaxHyperModel, curvature
 from tuning.tuner import LaneTuner

@@ -24,35 +24,19 @@ from tfsoftmax._folders import Kind, claim, locked
 from tfsoftmax.columns import spec_of
 from tfsoftmax.data import Data
 from tfsoftmax.errors import InputError
-from tfsoftmax.fitting.solver import Progress, Solution, optimum, penalty
+from tfsoftmax.fitting.solver import Progress, optimum
 from tfsoftmax.rows import Rows
-from tfsoftmax.runs.evaluation import cross_entropy, softmax
+from tfsoftmax.runs.evaluation import softmax
 from tfsoftmax.runs.run import Run
 from tfsoftmax.runs.training import train
 from tfsoftmax.spec import SOLVER, RunConfig
+from tuning import few
+from tuning.penalties import GRIDS, OBJECTIVES, chosen, draw, figures_of
 
 OUT_OF_FOLD = "out_of_fold.npz"
-OBJECTIVES = ("val_accuracy", "val_loss")
+FILES = ("probe.json", "penalties.csv", "penalties.png", OUT_OF_FOLD)
 TOL, PASSES = 1e-3, 500  # of the sweep; the model that is kept has those of RunConfig
 _EVERY = 5.0  # seconds between lines of progress
-
-
-def _penalties(rows: int, classes: int) -> list[float]:
-    return [float(l2) for l2 in np.geomspace(1e-6, 1e2, 45)]
-
-
-def _of_c(values: np.ndarray, rows: int, classes: int) -> list[float]:
-    return [penalty(float(c), rows, classes) for c in values]
-
-
-# name -> function of training rows and classes that gives the penalties
-GRIDS: dict[str, Callable[[int, int], list[float]]] = {
-    "default": _penalties,
-    # Radford et al., 2021, appendix A.3: 96 values of scikit-learn's 1/C from 1e-6 to 1e6
-    "clip": functools.partial(_of_c, np.logspace(-6, 6, 96)),
-    # facebookresearch/dinov2, eval/log_regression.py: C_POWER_RANGE
-    "dinov2": functools.partial(_of_c, 10 ** np.linspace(-6, 5, 45)),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +48,14 @@ class Probe:
         rows: one for each penalty, as in ``penalties.csv``.
         best: the row that was chosen.
         run: of the model on training and validation rows.
+        few_shot: one for each number of rows per class, as in ``few_shot.json``.
     """
 
     folder: Path
     rows: list[dict[str, Any]]
     best: dict[str, Any]
     run: Run
+    few_shot: list[dict[str, Any]]
 
 
 def probe(
@@ -79,6 +65,8 @@ def probe(
     grid: str = "default",
     objective: str = "val_accuracy",
     folds: int | None = None,
+    few_shot: Sequence[int] = (),
+    seeds: int = few.SEEDS,
     overwrite: bool = False,
     progress: bool = False,
 ) -> Probe:
@@ -88,6 +76,9 @@ def probe(
     ``out_of_fold.npz`` keeps what these say with the penalty chosen: ``probabilities`` float32 ``(rows, classes)``,
     ``labels`` and ``rows``, the places in the source's training split.
 
+    With ``few_shot`` also probes of a few rows per class, see :func:`tuning.few.probes`: ``few_shot.json`` and
+    ``few_shot.png``.
+
     The same call goes on where a killed one had solved the penalties, and ends in the same bytes but ``seconds``.
 
     Args:
@@ -96,6 +87,8 @@ def probe(
         grid: a name in ``GRIDS``.
         objective: ``"val_accuracy"`` (of equal ones the lower loss) or ``"val_loss"``.
         folds: how many, at least 2; each has of every class its share.
+        few_shot: numbers of rows per class, at least 1.
+        seeds: how many times the rows of each are drawn, at least 2.
         overwrite: replace a probe that is there.
         progress: report on standard error.
 
@@ -110,8 +103,11 @@ def probe(
             raise InputError("folds take all training rows, of arrays or pictures without groups: set val to 0")
     elif data.val is None or data.settings["val"] == "test":
         raise InputError("a probe needs validation rows of its own: set val to a number of training rows, or folds")
+    drawn = few.asked(few_shot, seeds)
+    if drawn and data.val is None:
+        raise InputError("few_shot chooses each penalty on validation rows: leave folds out")
     asked: dict[str, Any] = {"data": data.name, "fingerprint": data.fingerprint}
-    asked |= {"grid": grid, "objective": objective, "folds": folds}
+    asked |= {"grid": grid, "objective": objective, "folds": folds, **drawn}
     asked["settings"] = {**data.settings, **data.options}
     folder, text = Path(out), json.dumps(asked, indent=1) + "\n"
     with locked(folder):
@@ -121,21 +117,15 @@ def probe(
             write_csv(table, _sweep(data, folds, GRIDS[grid](len(data.train.rows), len(data.classes)), progress))
         rows = _read_table(table)
         best = chosen(rows, objective)
-        _draw(folder / "penalties.png", rows, best)
+        draw(folder / "penalties.png", rows, best)
         if folds is not None and not (folder / OUT_OF_FOLD).exists():
             write_bytes(folder / OUT_OF_FOLD, _out_of_fold(data, folds, best["l2"]))
+        shots = few.kept(folder, data, GRIDS[grid], objective, progress, **drawn) if drawn else []
         settings: dict[str, Any] = {**data.settings, "refit": True}
         both = Data(data.source, **settings)
         config = RunConfig(optimizer=SOLVER, l2=best["l2"], **settings)
         train(both, config, folder / "run", overwrite=overwrite)
-    return Probe(folder, rows, best, Run(folder / "run"))
-
-
-def chosen(rows: Sequence[dict[str, Any]], objective: str) -> dict[str, Any]:
-    """The best row; of equal ones the one with the larger penalty."""
-    accuracy = objective == "val_accuracy"
-    key = (lambda row: (-row["val_accuracy"], row["val_loss"])) if accuracy else (lambda row: row["val_loss"])
-    return min(sorted(rows, key=lambda row: -row["l2"]), key=key)
+    return Probe(folder, rows, best, Run(folder / "run"), shots)
 
 
 def _parts(data: Data, folds: int | None) -> list[tuple[Rows, Rows]]:
@@ -206,21 +196,7 @@ def _sweep(data: Data, folds: int | None, l2: list[float], progress: bool) -> li
     return rows
 
 
-def figures_of(rows: Rows, found: Sequence[Solution]) -> dict[str, np.ndarray]:
-    """Loss and accuracy of each solution on ``rows``, weights aside: float64 ``(solutions,)``."""
-    loss, right, unshuffled = np.zeros(len(found)), np.zeros(len(found)), rows.like(rows.spec, rows.batch_size)
-    for x, y, *_ in unshuffled.dataset():
-        flat, labels = x.numpy().reshape(len(y), -1), y.numpy()
-        for k, one in enumerate(found):
-            logits = flat @ one.kernel + one.bias
-            loss[k] += cross_entropy(logits, labels).sum()
-            right[k] += (logits.argmax(axis=1) == labels).sum()
-    return {"loss": loss / len(rows), "accuracy": right / len(rows)}
-
-
-class _Asked(TypedDict):
-    """``probe.json``: what was requested."""
-
+class _Always(TypedDict):
     data: str | None
     fingerprint: str
     grid: str
@@ -229,18 +205,25 @@ class _Asked(TypedDict):
     settings: dict[str, Any]
 
 
+class _Asked(_Always, total=False):
+    """``probe.json``: what was requested."""
+
+    few_shot: list[int]
+    seeds: int
+
+
 def _read(path: Path) -> dict[str, Any]:
     asked: dict[str, Any] = typed(f"probe {str(path)!r}", read_json(path, "probe"), _Asked)
     return asked
 
 
-PROBE_FOLDER = Kind("probe folder", "probe.json", _read, ("probe.json", "penalties.csv", "penalties.png", OUT_OF_FOLD))
+PROBE_FOLDER = Kind("probe folder", "probe.json", _read, (*FILES, *few.FILES))
 
 
 def _same(folder: Path, asked: dict[str, Any], there: dict[str, Any]) -> None:
     """Raise InputError unless the probe in the folder is the requested one, and unfinished."""
     wanted = json.loads(json.dumps(asked))
-    if others := [name for name, value in wanted.items() if there[name] != value]:
+    if others := [name for name in {**wanted, **there} if there.get(name) != wanted.get(name)]:
         raise InputError(
             f"{str(folder)!r} holds another probe, with other {', '.join(others)}; choose another --out, or pass "
             "--overwrite"
@@ -254,30 +237,3 @@ def _read_table(path: Path) -> list[dict[str, Any]]:
         read = list(csv.DictReader(file))
     whole: dict[str, Callable[[str], Any]] = {"passes": int, "converged": lambda text: text == "True"}
     return [{name: whole.get(name, float)(text) for name, text in row.items()} for row in read]
-
-
-def _draw(path: Path, rows: list[dict[str, Any]], best: dict[str, Any]) -> None:
-    """Accuracy and loss against the penalty, of training and validation rows."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    rows = sorted(rows, key=lambda row: row["l2"])
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
-    for axes, name in zip(panels, ("accuracy", "loss"), strict=True):
-        for split, colour in (("train", "#5f6b73"), ("val", "#0b6e4f")):
-            values = [row[f"{split}_{name}"] for row in rows]
-            label = {"train": "training", "val": "validation"}[split]
-            axes.semilogx([row["l2"] for row in rows], values, "o-", color=colour, markersize=3, label=label)
-        axes.axvline(best["l2"], color="#d1495b", linestyle="--", label=f"chosen: {best['l2']:.3g}")
-        axes.set_xlabel("penalty (l2)")
-        axes.set_title(name, loc="left")
-        axes.spines[["top", "right"]].set_visible(False)
-    losses = [row["val_loss"] for row in rows if math.isfinite(row["val_loss"])]
-    panels[1].set_ylim(0, 1.5 * sorted(losses)[len(losses) // 2] if losses else 1)
-    panels[0].legend()
-    content = io.BytesIO()
-    figure.savefig(content, dpi=110, format="png", metadata={"Software": None})
-    plt.close(figure)
-    write_bytes(path, content.getvalue())

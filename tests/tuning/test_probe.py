@@ -9,7 +9,8 @@ from sklearn.linear_model import LogisticRegression
 
 import tfsoftmax
 import tuning
-from tuning.probe import GRIDS, chosen
+from tfsoftmax.splits import each
+from tuning.penalties import GRIDS, chosen
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +103,58 @@ def test_folds_choose_and_keep_what_they_predict(rows, tfsoftmax_cli, tmp_path, 
     status, _, err = tfsoftmax_cli("probe", rows, "--out", tmp_path / "other", "--folds", "2", "--val", "20")
     assert status == 2
     assert "set val to 0" in err
+
+
+def test_few_shot_probes_are_those_of_so_many_rows_over_several_draws(rows, tfsoftmax_cli, tmp_path, monkeypatch):
+    l2 = 0.01
+    monkeypatch.setitem(GRIDS, "default", lambda rows, classes: [l2])
+    arguments = ["probe", rows, "--val", "20", "--seeds", "2", "--json"]
+    status, text, _ = tfsoftmax_cli(*arguments, "--out", tmp_path / "one", "--few-shot", "1000,1")
+    assert status == 0
+    one, every = json.loads(text)["few_shot"]
+    data = tfsoftmax.load(str(rows), val=20, preprocess="standardize")
+    train, test = ((part.rows.x - data.spec.offset) * data.spec.scale for part in (data.train, data.test))
+    best = LogisticRegression(C=1 / (2 * len(train) * l2), max_iter=10_000, tol=1e-8).fit(train, data.train.rows.y)
+    assert every["accuracies"] == [pytest.approx(best.score(test, data.test.rows.y))] * 2
+    assert (every["rows"], every["std"], every["classes_with_fewer"]) == (len(train), 0, 3)
+    assert (one["shots"], one["rows"], one["classes_with_fewer"]) == (1, 3, 0)
+    assert one["accuracy"] == pytest.approx(np.mean(one["accuracies"]))
+    assert one["std"] == pytest.approx(np.std(one["accuracies"], ddof=1))
+    assert 1 / 3 < one["accuracy"] < every["accuracy"]
+
+    arguments[-1] = "--overwrite"  # the same seed, the same bytes; and a table for people
+    status, text, _ = tfsoftmax_cli(*arguments, "--out", tmp_path / "two", "--few-shot", "1,1000")
+    assert status == 0
+    assert "give all that they have: 3 with fewer than 1000" in text
+    for name in ("few_shot.json", "few_shot.png", "probe.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    status, _, err = tfsoftmax_cli(*arguments[:-1], "--out", tmp_path / "two")
+    assert status == 2
+    assert "other few_shot, seeds" in err
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        (["--few-shot", "1,x"], "--few-shot must be numbers of rows per class such as 1,2,4,8,16, got '1,x'"),
+        (["--few-shot", "0"], "few_shot must be a whole number of at least 1"),
+        (["--few-shot", "2,2"], "few_shot must be distinct"),
+        (["--few-shot", "1", "--seeds", "1"], "seeds must be a whole number of at least 2"),
+        (["--few-shot", "1", "--folds", "2"], "leave folds out"),
+    ],
+)
+def test_wrong_few_shot_probes_are_one_line(rows, tfsoftmax_cli, tmp_path, more, text):
+    status, _, err = tfsoftmax_cli("probe", rows, "--out", tmp_path / "probe", *more)
+    assert status == 2
+    assert text in err
+    assert not (tmp_path / "probe").exists()
+
+
+def test_rows_of_each_class_are_drawn_once_and_more_rows_hold_the_fewer():
+    labels = np.array([0] * 5 + [2] * 2 + [1] * 9 + [4])
+    few, more = (each(labels, count, np.random.default_rng(7)) for count in (2, 4))
+    assert np.bincount(labels[few]).tolist() == [2, 2, 2, 0, 1]
+    assert np.bincount(labels[more]).tolist() == [4, 4, 2, 0, 1]
+    assert len(set(more)) == len(more)
+    assert set(few) < set(more)
+    assert set(few) != set(each(labels, 2, np.random.default_rng(8)))

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tfsoftmax.console import tensorflow
+from tfsoftmax.errors import InputError
 from tfsoftmax.verbs import ClassWeight, Json, Missing, Test, Val, file_name, reads_data, rows
 from tfsoftmax.verbs import class_weight as weights_of
 
@@ -25,8 +26,12 @@ def probe(
     folds: Annotated[
         int | None, typer.Option(help="Choose by so many folds instead of validation rows; keeps what they predict.")
     ] = None,
+    few_shot: Annotated[
+        str | None, typer.Option(metavar="K,K,…", help="Also probes of so many training rows per class: 1,2,4,8,16.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="How many times the rows of --few-shot are drawn.")] = 5,
     preprocess: Annotated[str, typer.Option(help="unit, center or standardize.")] = "standardize",
-    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the split, and of the rows of --few-shot.")] = 0,
     missing: Missing = None,
     class_weight: ClassWeight = None,
     test: Test = None,
@@ -39,16 +44,29 @@ def probe(
     with tensorflow():
         from tfsoftmax import Data, sources
         from tfsoftmax.runs.evaluation import proof, summary
+        from tuning import few
         from tuning.probe import probe as run_probe
     settings = {"val": rows("--val", val), "test": rows("--test", test), "class_weight": weights_of(class_weight)}
     if folds is not None and val is None:
         settings["val"] = 0
     settings |= {} if missing is None else {"missing": missing}
     read = Data(sources.read(data, **options), **settings, preprocess=preprocess, seed=seed)
-    found = run_probe(read, out, grid=preset, objective=objective, folds=folds, overwrite=overwrite, progress=True)
+    found = run_probe(
+        read,
+        out,
+        grid=preset,
+        objective=objective,
+        folds=folds,
+        few_shot=_counts(few_shot),
+        seeds=seeds,
+        overwrite=overwrite,
+        progress=True,
+    )
     metrics = found.run.metrics
     if as_json:
-        print(json.dumps({"folder": str(found.folder), "best": found.best, "penalties": found.rows, **metrics}))
+        also = {"few_shot": found.few_shot} if found.few_shot else {}
+        printed = {"folder": str(found.folder), "best": found.best, "penalties": found.rows, **also, **metrics}
+        print(json.dumps(printed))
         return
     names = ["l2", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "gap", "passes"]
     print("  ".join(f"{name:>14}" for name in names))
@@ -57,8 +75,18 @@ def probe(
         print("  ".join(f"{row[name]:>14.4g}" for name in names) + marks)
     if found.best["l2"] in (found.rows[0]["l2"], found.rows[-1]["l2"]):
         print("\nthe chosen penalty is at the edge of those tried")
+    if found.few_shot:
+        print("", *few.lines(found.few_shot), sep="\n")
     print(
         f"\nrefitted on {metrics['optimum']['passes']} passes over training and validation rows: "
         f"{proof(metrics['optimum'])}\ntest  {summary(metrics['test'])}\n\n"
-        f"{found.folder}: penalties.csv, penalties.png; the run is in {found.run.folder}"
+        f"{found.folder}: penalties.csv, penalties.png{', few_shot.json, few_shot.png' if found.few_shot else ''}; "
+        f"the run is in {found.run.folder}"
     )
+
+
+def _counts(text: str | None) -> list[int]:
+    try:
+        return [] if text is None else [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"--few-shot must be numbers of rows per class such as 1,2,4,8,16, got {text!r}") from error
