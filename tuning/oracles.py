@@ -8,10 +8,11 @@ from typing import Any
 
 import keras_tuner
 
-from tfsoftmax.spec import RunConfig
+from tfsoftmax.spec import SOLVER, RunConfig
 from tuning.space import Range, Space, log_spaced
 
-# tuned in the second round of a sweep, around the best learning rate; the others are crossed with the first's rates
+# tuned in the second round of a sweep, around the best learning rate; the others are crossed with the first's rates.
+# Where the penalty is swept it is not among them
 _FINE = ("momentum", "l2", "label_smoothing")
 _STEPS = 4  # values of a range that is crossed with others
 
@@ -64,14 +65,18 @@ class SweepOracle(_Listed):
         trials: number of learning rates in the first round, if the space has a range of them.
         refine: trials of the second round; 0: none.
         seed: not used; saved with the search.
+        swept: what takes the place of the learning rate.
     """
 
-    def __init__(self, objective: str, space: Space, trials: int, refine: int, seed: int | None = None):
-        self._space, self._trials, self._refine = space, trials, refine
+    def __init__(
+        self, objective: str, space: Space, trials: int, refine: int, seed: int | None = None, swept: str = "lr"
+    ):
+        self._space, self._trials, self._refine, self._swept = space, trials, refine, swept
+        self._finer = [name for name in _FINE if name != swept]
         super().__init__(objective, [self._first, self._second], seed)
 
     def _first(self) -> list[dict[str, Any]]:
-        rest = {name: values for name, values in self._space.items() if name not in _FINE}
+        rest = {name: values for name, values in self._space.items() if name not in self._finer}
         return [{**values, **self._fine()[0]} for values in _product(rest, self._trials)]
 
     def _second(self) -> list[dict[str, Any]]:
@@ -81,19 +86,19 @@ class SweepOracle(_Listed):
             return []
         sign = -1 if self.objective.direction == "max" else 1
         best = min(ended, key=lambda trial: sign * trial.score).hyperparameters.values
-        fine = self._fine()
-        rates = [best["lr"]] if "lr" in best else []
-        if isinstance(self._space.get("lr"), Range):
+        fine, swept = self._fine(), self._swept
+        rates = [best[swept]] if swept in best else []
+        if isinstance(self._space.get(swept), Range):
             count = max(1, self._refine // len(fine))
-            tried = sorted({values["lr"] for values in first})
-            at = tried.index(best["lr"])
+            tried = sorted({values[swept] for values in first})
+            at = tried.index(best[swept])
             low, high = tried[max(0, at - 1)], tried[min(len(tried) - 1, at + 1)]
             rates = log_spaced(Range(low, high), count + 2)[1:-1] if low < high else rates
-        found = [{**best, **({"lr": rate} if rates else {}), **values} for rate in rates or [None] for values in fine]
+        found = [{**best, **({swept: rate} if rates else {}), **values} for rate in rates or [None] for values in fine]
         return [values for values in found if values not in first]
 
     def _fine(self) -> list[dict[str, Any]]:
-        return list(_product({name: values for name, values in self._space.items() if name in _FINE}, _STEPS))
+        return list(_product({name: values for name, values in self._space.items() if name in self._finer}, _STEPS))
 
 
 def _product(space: Space, steps: int) -> Iterable[dict[str, Any]]:
@@ -103,7 +108,8 @@ def _product(space: Space, steps: int) -> Iterable[dict[str, Any]]:
 
 
 def _sweep(objective: str, space: Space, trials: int, config: RunConfig, seed: int) -> keras_tuner.Oracle:
-    return SweepOracle(objective, space, trials, refine=max(1, trials // 2), seed=seed)
+    swept = "l2" if config.optimizer == SOLVER else "lr"
+    return SweepOracle(objective, space, trials, refine=max(1, trials // 2), seed=seed, swept=swept)
 
 
 def _grid(objective: str, space: Space, trials: int, config: RunConfig, seed: int) -> keras_tuner.Oracle:

@@ -57,20 +57,21 @@ def figures_of(rows: Rows, found: Sequence[Solution]) -> dict[str, np.ndarray]:
 
 
 def draw(path: Path, rows: list[dict[str, Any]], best: dict[str, Any]) -> None:
-    """Accuracy and loss against the penalty, of training and validation rows."""
+    """Accuracy and loss against the penalty, of training and validation rows; 0 has no place on a logarithmic axis."""
     import matplotlib
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    rows = sorted(rows, key=lambda row: row["l2"])
+    rows = sorted((row for row in rows if row["l2"] > 0), key=lambda row: row["l2"])
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     for axes, name in zip(panels, ("accuracy", "loss"), strict=True):
         for split, colour in (("train", "#5f6b73"), ("val", "#0b6e4f")):
             values = [row[f"{split}_{name}"] for row in rows]
             label = {"train": "training", "val": "validation"}[split]
             axes.semilogx([row["l2"] for row in rows], values, "o-", color=colour, markersize=3, label=label)
-        axes.axvline(best["l2"], color="#d1495b", linestyle="--", label=f"chosen: {best['l2']:.3g}")
+        if best["l2"] > 0:
+            axes.axvline(best["l2"], color="#d1495b", linestyle="--", label=f"chosen: {best['l2']:.3g}")
         axes.set_xlabel("penalty (l2)")
         axes.set_title(name, loc="left")
         axes.spines[["top", "right"]].set_visible(False)

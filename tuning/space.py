@@ -20,7 +20,7 @@ from tfsoftmax.errors import InputError
 from tfsoftmax.model import OPTIMIZERS
 from tfsoftmax.preprocessing import PREPROCESSORS
 from tfsoftmax.runs.training import SCHEDULES, build
-from tfsoftmax.spec import RunConfig
+from tfsoftmax.spec import SOLVER, RunConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Range:
     high: float
 
 
+PENALTIES = Range(1e-6, 1e2)
 Values = Range | tuple[Any, ...]
 Space = dict[str, Values]
 
@@ -69,6 +70,7 @@ HYPERPARAMETERS: dict[str, tuple[Callable[[str], Any], bool]] = {
     "batch_size": (_whole, False),
     "epochs": (_whole, False),
 }
+_OF_SOLVER = ("l2", "preprocess")  # those that say something to lbfgs
 
 
 def parse_space(entries: Sequence[str]) -> Space:
@@ -97,10 +99,15 @@ def parse_space(entries: Sequence[str]) -> Space:
     return space
 
 
-def check_space(space: Space) -> None:
-    """Raise InputError unless all names are known and a run accepts all values."""
+def check_space(space: Space, optimizer: str = "sgd") -> None:
+    """Raise InputError unless all names are known, those that the optimizer takes, and a run accepts all values."""
     for name, values in space.items():
         one_of("a hyperparameter", name, HYPERPARAMETERS)
+        if optimizer == SOLVER and name not in _OF_SOLVER:
+            raise InputError(
+                f"{name} says nothing to the optimizer {SOLVER!r}, which is tuned by {' and '.join(_OF_SOLVER)}: leave "
+                f"{name} out, or take another optimizer"
+            )
         if isinstance(values, Range):
             if not (0 < values.low < values.high < math.inf):
                 raise InputError(f"the range of {name} must be 0 < low < high, got {values.low:g} to {values.high:g}")
@@ -122,7 +129,7 @@ class SoftmaxHyperModel(keras_tuner.HyperModel):
         data: the data set.
         config: the settings that are not tuned.
         space: what is tuned: names in ``HYPERPARAMETERS`` and their ``Range`` or tuple of values; ``None``: the
-            learning rate, from a 32nd to 32 times the curvature bound.
+            learning rate, from a 32nd to 32 times the curvature bound, or ``PENALTIES`` of the optimizer ``lbfgs``.
 
     Raises:
         InputError: an unknown name, a wrong range, or a value that a run would reject.
@@ -131,9 +138,12 @@ class SoftmaxHyperModel(keras_tuner.HyperModel):
     def __init__(self, data: Data, config: RunConfig | None = None, space: Space | None = None):
         super().__init__()
         self.config = RunConfig() if config is None else config
-        self.space: Space = {"lr": around(curvature(data.train.rows).bound)} if space is None else space
-        check_space(self.space)
-        if "lr" not in self.space:
+        solved = self.config.optimizer == SOLVER
+        if space is None:
+            space = {"l2": PENALTIES} if solved else {"lr": around(curvature(data.train.rows).bound)}
+        self.space = space
+        check_space(space, self.config.optimizer)
+        if not solved and "lr" not in space:
             self.config = dataclasses.replace(self.config, lr=learning_rate(self.config, data))
         self._data = {(data.settings["batch_size"], data.settings["preprocess"]): data}
         self._first = data
@@ -172,6 +182,8 @@ class SoftmaxHyperModel(keras_tuner.HyperModel):
         if args or "x" in kwargs:
             return model.fit(*args, **kwargs)
         config = self.config_of(hp)
+        if config.optimizer == SOLVER:
+            raise InputError(f"trials of the optimizer {SOLVER!r} are solved by tuning.search, and not fitted")
         data = self.data_of(config)
         kwargs.setdefault("epochs", config.epochs)
         return model.fit(data.train, validation_data=data.val, **kwargs)

@@ -6,6 +6,7 @@ import sys
 import time
 from typing import Any
 
+from tfsoftmax.spec import SOLVER
 from tuning.space import SoftmaxHyperModel
 
 _SHOWN = 24  # lines at most
@@ -22,7 +23,7 @@ class LiveTable:
 
     def __init__(self, hypermodel: SoftmaxHyperModel, objective: str, shown: bool):
         self._names, self._objective, self._shown = list(hypermodel.space), objective, shown
-        self._epochs = hypermodel.config.epochs
+        self._step = "pass" if hypermodel.config.optimizer == SOLVER else "epoch"
         self._rows: dict[str, dict[str, Any]] = {}
         self._live: Any = None
         self._drawn = 0.0
@@ -43,7 +44,11 @@ class LiveTable:
 
     def epoch(self, trial: Any, epoch: int, logs: dict[str, float]) -> None:
         """A trial has ended an epoch."""
-        self._rows[trial.trial_id] = {"values": trial.hyperparameters.values, "state": f"epoch {epoch + 1}", **logs}
+        self._rows[trial.trial_id] = {
+            "values": trial.hyperparameters.values,
+            "state": f"{self._step} {epoch + 1}",
+            **logs,
+        }
         if self._live and time.monotonic() - self._drawn > 0.2:
             self._draw()
 
@@ -69,7 +74,7 @@ class LiveTable:
         table = Table(box=None, pad_edge=False)
         for name in ("trial", *self._names, "val_loss", "val_accuracy", "state"):
             table.add_column(name, justify="left" if name in ("trial", "state") else "right")
-        running = {name: row for name, row in self._rows.items() if row["state"].startswith("epoch")}
+        running = {name: row for name, row in self._rows.items() if row["state"].startswith(self._step)}
         ended = {name: row for name, row in self._rows.items() if name not in running}
         sign = -1 if self._objective == "val_accuracy" else 1
         ended = dict(sorted(ended.items(), key=lambda item: sign * item[1].get(self._objective, sign * float("inf"))))

@@ -81,8 +81,6 @@ def test_of_equal_penalties_the_larger_is_chosen_and_validation_rows_are_needed(
     assert chosen(equal, "val_accuracy")["l2"] == chosen(equal, "val_loss")["l2"] == 1e-1
     with pytest.raises(tfsoftmax.InputError, match="validation rows of its own"):
         tuning.probe(tfsoftmax.load(str(rows), val=0), tmp_path / "probe")
-    with pytest.raises(tfsoftmax.InputError, match="tfsoftmax probe"):
-        tuning.search(tfsoftmax.load(str(rows)), tmp_path / "tune", config=tfsoftmax.RunConfig(optimizer="lbfgs"))
 
 
 def test_folds_choose_and_keep_what_they_predict(rows, tfsoftmax_cli, tmp_path, monkeypatch):

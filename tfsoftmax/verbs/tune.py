@@ -10,9 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from tfsoftmax.console import tensorflow
-from tfsoftmax.spec import RunConfig
+from tfsoftmax.spec import SOLVER, RunConfig
 from tfsoftmax.verbs import DEMO, ClassWeight, Json, Missing, Test, Val, file_name, reads_data, rows
 from tfsoftmax.verbs import class_weight as weights_of
+
+_FIGURES = ("val_loss", "val_accuracy")
 
 
 @reads_data
@@ -29,10 +31,19 @@ def tune(
         ),
     ] = None,
     tuner: Annotated[str, typer.Option(help="sweep, grid, random, bayesian or hyperband.")] = "sweep",
-    trials: Annotated[int, typer.Option(help="Learning rates of the first round (sweep), or trials.")] = 16,
-    epochs: Annotated[int, typer.Option(help="Passes over the training rows of each trial.")] = 50,
+    trials: Annotated[
+        int, typer.Option(help="Learning rates, or penalties of lbfgs, of the first round (sweep), or trials.")
+    ] = 16,
+    optimizer: Annotated[
+        str, typer.Option(help="As of train; lbfgs solves for the penalties --space l2=LOW:HIGH, each with a proof.")
+    ] = "sgd",
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the training rows of each trial.", show_default="50")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Rows a step.")] = 256,
-    schedule: Annotated[str, typer.Option(help="Learning rate: constant or cosine.")] = "cosine",
+    schedule: Annotated[
+        str | None, typer.Option(help="Learning rate: constant or cosine.", show_default="cosine")
+    ] = None,
     preprocess: Annotated[
         str | None,
         typer.Option(help="unit, center or standardize.", show_default="center for pictures, else standardize"),
@@ -56,7 +67,11 @@ def tune(
         from tuning.space import parse_space
     split = {"val": rows("--val", val), "test": rows("--test", test), "class_weight": weights_of(class_weight)}
     split |= {} if missing is None else {"missing": missing}
-    config = RunConfig(epochs=epochs, schedule=schedule, **split)
+    solved = optimizer == SOLVER
+    given = {"epochs": epochs, "schedule": schedule}
+    defaults: dict[str, Any] = {} if solved else {"epochs": 50, "schedule": "cosine"}
+    settings = {**defaults, **{name: value for name, value in given.items() if value is not None}}
+    config = RunConfig(optimizer=optimizer, **settings, **split)
     wanted = parse_space(space) if space else None
     source = sources.read(data, **options)
     if preprocess is None and source.x_train.dtype == "uint8":
@@ -77,31 +92,33 @@ def tune(
     )
     ended = [row for row in found.trials if row["status"] == "completed"]
     sign = -1 if objective == "val_accuracy" else 1
-    ended.sort(key=lambda row: sign * row[objective])
+    ended.sort(key=lambda row: (sign * row[objective], row["val_loss"] if solved else 0))
     bound = found.curvature
     if as_json:
         best = {
             "config": dataclasses.asdict(found.best),
-            **{name: ended[0][name] for name in ("val_loss", "val_accuracy")},
+            **{name: ended[0][name] for name in _FIGURES},
         }
-        curvature = {"largest": bound.largest, "bound": bound.bound, "at_zero_weights": bound.start}
+        curvature = bound and {"largest": bound.largest, "bound": bound.bound, "at_zero_weights": bound.start}
         print(json.dumps({"folder": str(found.folder), "best": best, "curvature": curvature, "trials": found.trials}))
         return
-    print(
-        f"curvature bound 1/L: learning rate {bound.bound:.4g} (at zero weights {bound.start:.4g})\n"
-        f"{len(ended)} trials of {len(found.trials)} came to an end; the best by {objective}:\n"
-    )
-    names = ["trial", *(wanted or ["lr"]), "best_epoch", "val_loss", "val_accuracy"]
+    if bound is not None:
+        print(f"curvature bound 1/L: learning rate {bound.bound:.4g} (at zero weights {bound.start:.4g})")
+    print(f"{len(ended)} trials of {len(found.trials)} came to an end; the best by {objective}:\n")
+    swept = "l2" if solved else "lr"
+    shown = [*_FIGURES, "gap", "passes", "converged"] if solved else ["best_epoch", *_FIGURES]
+    names = ["trial", *(wanted or [swept]), *shown]
     cells = [names] + [
         [f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for name in names] for row in ended[:5]
     ]
     widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
     for line in cells:
         print("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)))
-    tried = [row["lr"] for row in found.trials if row.get("lr") is not None]
-    if len(tried) > 1 and found.best.lr in (min(tried), max(tried)):
-        print("\nthe best learning rate is at the edge of those tried: a wider range, --space lr=…:…, may find better")
+    tried = [row[swept] for row in found.trials if row.get(swept) is not None]
+    if len(tried) > 1 and getattr(found.best, swept) in (min(tried), max(tried)):
+        what = "penalty" if solved else "learning rate"
+        print(f"\nthe best {what} is at the edge of those tried: a wider range, --space {swept}=…:…, may find better")
     print(
-        f"\n{found.folder}: best.json, trials.csv, learning_curves.png\n"
+        f"\n{found.folder}: best.json, trials.csv, {'penalties' if solved else 'learning_curves'}.png\n"
         f"to train it on all training rows: tfsoftmax train --config {found.folder / 'best.json'} --refit"
     )
