@@ -42,13 +42,15 @@ print(time.perf_counter() - begin, {HEAVY})
         ["numbers"],
         ["predict", "EXPORT", "x.npy"],
         ["inspect", "fashion_mnist"],
+        ["describe", "RUN"],
+        ["describe", "EXPORT", "--json"],
     ],
 )
 def test_verbs_without_tensorflow(finished, tmp_path, arguments):
     import numpy as np
 
     np.save(tmp_path / "x.npy", np.zeros((6, 5), np.uint8))
-    names = {"EXPORT": str(finished[1].folder.parent), "x.npy": str(tmp_path / "x.npy")}
+    names = {"RUN": str(finished[0].folder), "EXPORT": str(finished[1].folder.parent), "x.npy": str(tmp_path / "x.npy")}
     program = f"""
 import sys
 sys.modules["tensorflow"] = sys.modules["keras"] = None  # importing them is an error
@@ -95,11 +97,11 @@ def test_type_checkers_see_the_public_names():
     assert declared == {name: f"tfsoftmax.{module}" for name, module in tfsoftmax._PUBLIC.items()}
 
 
-def test_the_library_is_quiet(tmp_path):
+@pytest.mark.parametrize("what", ["SoftmaxRegression(10).build((None, 28, 28))", "verify('EXPORT')", "train"])
+def test_the_library_is_quiet(finished, tmp_path, what):
     """TensorFlow's start-up lines appear only for those who have set its variable."""
-    (tmp_path / "script.py").write_text(
-        "import tfsoftmax\ntfsoftmax.SoftmaxRegression(10).build((None, 28, 28))\nprint('done')\n"
-    )
+    what = what.replace("EXPORT", str(finished[1].folder))
+    (tmp_path / "script.py").write_text(f"import tfsoftmax\ntfsoftmax.{what}\nprint('done')\n")
     kept = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     for level, silent in [({}, True), ({"TF_CPP_MIN_LOG_LEVEL": "0"}, False)]:
         command = [sys.executable, tmp_path / "script.py"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from tfsoftmax.errors import InputError
 
 RUN, EXPORT, TUNE = "a run folder", "an export folder", "a tune folder"
-_VERSION, _UNFINISHED = "one version of an export", "the folder of an unfinished run"
+VERSION, UNFINISHED = "one version of an export", "the folder of an unfinished run"
 
 
 def _holds(*names: str) -> Callable[[Path], bool]:
@@ -20,13 +20,13 @@ _KINDS: tuple[tuple[str, Callable[[Path], bool], str], ...] = (
     ("a file", Path.is_file, "name the folder"),
     (EXPORT, lambda path: any(path.glob("[1-9]*/manifest.json")), "`tfsoftmax predict`, `verify` and `serve` take it"),
     (
-        _VERSION,
+        VERSION,
         _holds("manifest.json", "model.onnx"),
         "`tfsoftmax predict` and `verify` take it, `serve` its parent",
     ),
     (TUNE, _holds("search.json"), "`tfsoftmax train --config {}/best.json --refit` trains what it found"),
     (RUN, _holds("config.json", "spec.json", "metrics.json"), "`tfsoftmax evaluate` and `export` take it"),
-    (_UNFINISHED, _holds("config.json", "spec.json"), "the same `tfsoftmax train` finishes it"),
+    (UNFINISHED, _holds("config.json", "spec.json"), "the same `tfsoftmax train` finishes it"),
     ("a SavedModel", _holds("saved_model.pb"), "an export has it in a version folder with a manifest"),
 )
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tfsoftmax import __version__, console
-from tfsoftmax.verbs import answers, convert, inspect, lists, probe, runs, train, tune
+from tfsoftmax.verbs import answers, convert, describe, inspect, lists, probe, runs, train, tune
 
 app = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]}, rich_markup_mode=None)
 
@@ -21,6 +21,7 @@ VERBS: tuple[tuple[Callable[..., Any], str], ...] = (
     (probe.probe, "probe embeddings.npz --preset dinov2"),
     (runs.evaluate, "evaluate runs/fashion_mnist --split val --json"),
     (runs.report, "report runs/fashion_mnist"),
+    (describe.describe, "describe runs/fashion_mnist"),
     (runs.export, "export runs/fashion_mnist --to export/fashion_mnist"),
     (runs.verify, "verify export/fashion_mnist"),
     (answers.predict, "predict export/fashion_mnist shoe.png --top 3"),

@@ -87,6 +87,9 @@ def export(
             cannot be written.
         ExportError: a file does not answer as the model does. No version folder is left.
     """
+    import tfsoftmax._tensorflow  # noqa: F401 - before TensorFlow
+
+    # isort: split
     import tensorflow as tf
 
     if version is not None:

@@ -27,7 +27,7 @@ def headline(found: Inspection) -> str:
     of = columns if found.columns else f"{'x'.join(map(str, found.shape))} {found.dtype} values"
     test_split = "; no test split" if test is None else "; the test rows are drawn from all" if found.drawn else ""
     groups = "" if found.groups is None else f" in {found.groups:,} groups"
-    return f"{_cell(found.name, 40)}: {rows}{groups} of {of}, {len(found.classes):,} classes{test_split}"
+    return f"{one_line(found.name, 40)}: {rows}{groups} of {of}, {len(found.classes):,} classes{test_split}"
 
 
 def warnings(found: Inspection) -> list[str]:
@@ -36,14 +36,14 @@ def warnings(found: Inspection) -> list[str]:
     if (twice := found.duplicates.get("test_in_train")) and twice["rows"]:
         lines.append(f"{repeats(found, 'test_in_train')}: the test figures are not those of new rows")
     for telling in found.telling:
-        name, share = _cell(telling["column"], 40), telling["share"]
+        name, share = one_line(telling["column"], 40), telling["share"]
         name = f"column {name}" if found.columns else name
         share = "all rows" if share == 1 else f"{100 * share:.1f} % of the rows"
         lines.append(f"{name} alone tells the label for {share}: is it known when predicting?")
     if found.mixing and found.mixing["share"] < ENOUGH:
         lines.append(line(found.mixing))
     if found.constant:
-        names = ", ".join(_cell(name, 40) for name in found.constant[:_PLACES])
+        names = ", ".join(one_line(name, 40) for name in found.constant[:_PLACES])
         more = f" and {len(found.constant) - _PLACES} more" if len(found.constant) > _PLACES else ""
         lines.append(f"the same value in all training rows, of no use to a model: {names}{more}")
     return lines
@@ -70,7 +70,7 @@ def text(found: Inspection) -> list[str]:
     counts = [(c["name"], *(f"{c[split]:,}" for split in splits)) for c in found.classes]
     lines += _table(("class", *splits), counts, right=(1, 2))
     shares = " and ".join(f"{found.baseline[split]:.3f} of the {_SPLITS[split][0]}" for split in splits)
-    lines += ["", f"always {_cell(found.baseline['class'], 30)}: right for {shares}"]
+    lines += ["", f"always {one_line(found.baseline['class'], 30)}: right for {shares}"]
     lines += [repeats(found, split) for split in found.duplicates]
     if found.mixing and found.mixing["share"] >= ENOUGH:  # else it is a warning
         lines.append(line(found.mixing))
@@ -108,7 +108,7 @@ def of_column(column: dict[str, Any]) -> str:
     if column["kind"] == "number":
         return "none" if column["min"] is None else _span(column)
     unseen = f"; {column['unseen_in_test']:,} test rows have others" if column["unseen_in_test"] else ""
-    return ", ".join(f"{_cell(word, 20)} {count:,}" for word, count in column["frequent"]) + unseen
+    return ", ".join(f"{one_line(word, 20)} {count:,}" for word, count in column["frequent"]) + unseen
 
 
 def _span(figures: dict[str, Any]) -> str:
@@ -117,7 +117,10 @@ def _span(figures: dict[str, Any]) -> str:
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], right: tuple[int, ...]) -> list[str]:
     """Aligned columns, of which the last is cut at the edge of the page."""
-    shown = [head, *(tuple(_cell(cell, 30) if k == 0 else cell for k, cell in enumerate(row)) for row in rows[:_LINES])]
+    shown = [
+        head,
+        *(tuple(one_line(cell, 30) if k == 0 else cell for k, cell in enumerate(row)) for row in rows[:_LINES]),
+    ]
     widths = [max(len(row[k]) for row in shown) for k in range(len(head))]
     lines = []
     for row in shown:
@@ -126,7 +129,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], right: tuple[int,
     return lines + ([f"and {len(rows) - _LINES:,} more"] if len(rows) > _LINES else [])
 
 
-def _cell(name: str, width: int) -> str:
+def one_line(name: str, width: int) -> str:
     """A name as text on one line: what cannot be printed is escaped, a long one is cut."""
     return _cut("".join(one if one.isprintable() else repr(one)[1:-1] for one in name[: width + 1]), width)
 

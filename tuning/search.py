@@ -11,15 +11,16 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
-from tfsoftmax._checks import number, one_of, typed
-from tfsoftmax._files import read_json, write_csv, write_text
+from tfsoftmax._checks import number, one_of
+from tfsoftmax._files import write_csv, write_text
 from tfsoftmax._folders import Kind, claim, locked
 from tfsoftmax.data import Data
 from tfsoftmax.errors import InputError, TrainingError
 from tfsoftmax.runs.run import differences
 from tfsoftmax.spec import OPTIONS, SOLVER, RunConfig
+from tfsoftmax.tuned import DRAWN, SEARCH, TRIALS, read_search
 from tuning import curves, penalties
 from tuning.oracles import TUNERS
 from tuning.solved import CERTIFICATE, SolvedTuner
@@ -189,29 +190,13 @@ def _draw_penalties(path: Path, rows: list[dict[str, Any]], chosen: str, best: R
     penalties.draw(path, found, next(row for row in found if row["trial"] == chosen))
 
 
-class _Asked(TypedDict):
-    """``search.json``: what was requested."""
-
-    config: dict[str, Any]
-    space: dict[str, Any]
-    tuner: str
-    trials: int
-    objective: str
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Read ``search.json``, with ``config`` as a RunConfig."""
-    what = f"search {str(path)!r}"
-    asked: dict[str, Any] = typed(what, read_json(path, "search"), _Asked)
-    return {**asked, "config": RunConfig.from_dict(asked["config"], f"{what}.config")}
-
-
 TUNE_FOLDER = Kind(
     "tune folder",
-    "search.json",
-    _read,
+    SEARCH,
+    read_search,
     (
-        *("search.json", "trials.csv", "best.json", "learning_curves.png", "penalties.png"),
+        *(SEARCH, TRIALS, "best.json", "learning_curves.png", "penalties.png"),
+        *("report.html", *(f"report/{name}.{ending}" for name in DRAWN for ending in ("png", "csv"))),
         *("trials/oracle.json", "trials/tuner*.json", "trials/lanes/*.json"),
         *(f"trials/trial_*/{name}" for name in ("trial.json", "build_config.json", "checkpoint.weights.h5")),
     ),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import tfsoftmax
 import tuning
 from tfsoftmax.exporting import manifest
+from tfsoftmax.tuned import Tuned
 
 LEAVES = (
     st.none()
@@ -93,6 +94,7 @@ FILES = {
     "run/metrics.json": lambda folder: tfsoftmax.Run(folder / "run").metrics,
     "tune/best.json": lambda folder: tfsoftmax.RunConfig.load(folder / "tune" / "best.json", "configuration"),
     "tune/search.json": search,
+    "tune/trials/lanes/0000.json": lambda folder: Tuned(folder / "tune").histories,
     "tiny/1/manifest.json": lambda folder: manifest.verify_files(folder / "tiny" / "1"),
 }
 

@@ -64,6 +64,8 @@ def verify(path: str | os.PathLike[str]) -> list[Verified]:
         InputError: there is no export that can be read.
         ExportError: something has changed or answers otherwise; the text says what.
     """
+    import tfsoftmax._tensorflow  # noqa: F401 - before TensorFlow
+
     path = Path(path)
     found = versions(path)
     folders = [path / str(number) for number in found] or [path]

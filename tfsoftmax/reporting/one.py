@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
 import os
@@ -17,13 +16,13 @@ import numpy as np
 from tfsoftmax import findings, inspection
 from tfsoftmax.data import Data
 from tfsoftmax.encoding import as_text, decoded
-from tfsoftmax.errors import InputError
 from tfsoftmax.reporting import answers, figures, pixels, weights
 from tfsoftmax.reporting.answers import Answers
 from tfsoftmax.reporting.files import Files
 from tfsoftmax.reporting.labels import section as wrong_labels
 from tfsoftmax.rows import Rows
 from tfsoftmax.runs.evaluation import proof
+from tfsoftmax.runs.folder import best_epoch, history
 from tfsoftmax.runs.run import Run, logits
 
 WANTED = (0.9, 0.95, 0.99)  # accuracies for which a threshold is looked for
@@ -94,26 +93,8 @@ def _baseline(figures: dict[str, Any]) -> dict[str, Any]:
     return {"class": most["name"], "accuracy": most["count"] / figures["rows"]}
 
 
-def history(run: Run) -> dict[str, list[float]]:
-    """``history.csv``: the values of each column, in order; empty where there is none."""
-    path = run.folder / "history.csv"
-    if not path.is_file():
-        return {}
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        return {name: [float(row[name] or "nan") for row in rows] for name in (rows[0] if rows else ())}
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{str(path)!r} is not as train wrote it: {error}") from error
-
-
-def best_epoch(past: dict[str, list[float]]) -> int | None:
-    """The epoch with the lowest validation loss; ``None`` without validation."""
-    return int(past["epoch"][int(np.argmin(past["val_loss"]))]) if past.get("val_loss") else None
-
-
 def _training(run: Run, files: Files) -> dict[str, Any]:
-    past = history(run)
+    past = history(run.folder)
     made: dict[str, Any] = {"figures": [], "best": best_epoch(past), "optimum": None, "epochs": run.metrics["epochs"]}
     if optimum := run.metrics.get("optimum"):
         made["optimum"] = proof(optimum)

@@ -14,7 +14,7 @@ from tfsoftmax.errors import InputError
 from tfsoftmax.reporting import answers, figures
 from tfsoftmax.reporting.answers import Answers
 from tfsoftmax.reporting.files import Files
-from tfsoftmax.reporting.one import history
+from tfsoftmax.runs.folder import history
 from tfsoftmax.runs.run import Run, logits
 
 _RESAMPLES = 10_000
@@ -104,7 +104,7 @@ def mcnemar(won: int, lost: int) -> float:
 
 def _curves(names: list[str], runs: Sequence[Run], files: Files) -> list[tuple[str, Any]]:
     """A figure for each column of ``history.csv`` that a run has."""
-    past = [history(run) for run in runs]
+    past = [history(run.folder) for run in runs]
     made = []
     for column, text in {
         "loss": "training loss",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import tfsoftmax._tensorflow  # noqa: F401 - before TensorFlow
+
+# isort: split
+
 import dataclasses
 import functools
 import os
@@ -52,6 +56,12 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: what `tfsoftmax describe` says."""
+        from tfsoftmax.description import describe, html
+
+        return html(describe(self.folder))
 
     @functools.cached_property
     def config(self) -> RunConfig:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import tfsoftmax._tensorflow  # noqa: F401 - before TensorFlow
+
+# isort: split
+
 import sys
 import time
 from typing import Any

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import tfsoftmax._tensorflow  # noqa: F401 - before TensorFlow
+
+# isort: split
+
 import contextlib
 import dataclasses
 import functools
@@ -33,6 +37,7 @@ from tfsoftmax.fitting.compilable import distributed, prepare
 from tfsoftmax.fitting.resume import Resume, before
 from tfsoftmax.inspection import inspect
 from tfsoftmax.model import SoftmaxRegression
+from tfsoftmax.runs.folder import STATE, has_finished
 from tfsoftmax.runs.log import Log
 from tfsoftmax.runs.run import Run, data_settings, differences, figures, fitted_temperature
 from tfsoftmax.runs.solving import to_the_optimum
@@ -43,7 +48,6 @@ _log = logging.getLogger(__name__)
 
 # name -> function of the number of all steps that returns SoftmaxRegression's decay_steps
 SCHEDULES: dict[str, Callable[[int], int | None]] = {"constant": lambda steps: None, "cosine": lambda steps: steps}
-STATE = "state"  # in the run folder until training has finished
 # what a report of a run writes beside it, in the folder report
 DRAWN = (
     *("loss", "accuracy", "objective", "gap", "reliability", "coverage", "confusion"),
@@ -122,7 +126,7 @@ def train(
                     _finish(folder, _plain(model, config, data), config, data, log, certificate)
                 agree(strategy, 0, "")  # the others stay until all is written
     except WorkerLost as error:
-        if not (error.begun and _has_finished(folder)):
+        if not (error.begun and has_finished(folder)):
             raise
     except OSError as error:
         raise TrainingError(
@@ -134,7 +138,7 @@ def train(
 def as_begun(config: RunConfig, folder: Path) -> RunConfig:
     """``config``, with the memory of the unfinished run in ``folder``, if it is of the same data: the order of rows
     that are read in windows depends on it."""
-    if config.memory is not None or not (folder / RUN_FOLDER.mark).is_file() or _has_finished(folder):
+    if config.memory is not None or not (folder / RUN_FOLDER.mark).is_file() or has_finished(folder):
         return config
     begun = RunConfig.of_run(folder / RUN_FOLDER.mark)
     return dataclasses.replace(config, memory=begun.memory) if begun.data == config.data else config
@@ -231,10 +235,6 @@ def _plain(model: keras.Model, config: RunConfig, data: Data) -> keras.Model:
     return plain
 
 
-def _has_finished(folder: Path) -> bool:
-    return (folder / "metrics.json").is_file() and not (folder / STATE).exists()
-
-
 def build(config: RunConfig, data: Data, steps: int | None = None) -> keras.Sequential:
     """The model that ``config`` says, for ``config.epochs`` epochs of ``steps``, or of those of ``data.train``."""
     schedule = config.schedule or "constant"
@@ -281,7 +281,7 @@ def _save(model: keras.Model, path: Path) -> None:
 
 def _same(folder: Path, config: RunConfig, begun: RunConfig) -> None:
     """Raise InputError unless the run that ``begun`` is of is unfinished and goes on with ``config``."""
-    if _has_finished(folder):
+    if has_finished(folder):
         raise InputError(f"run folder {str(folder)!r} exists; choose another --out, or pass --overwrite")
     if others := differences(begun, config):
         raise InputError(
