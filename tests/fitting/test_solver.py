@@ -6,6 +6,7 @@ from sklearn.datasets import load_breast_cancer, load_wine
 from sklearn.linear_model import LogisticRegression
 
 import tfsoftmax
+from tfsoftmax.fitting import solver
 
 L2 = [5e-6, 1e-3, 0.5]
 
@@ -81,6 +82,18 @@ def test_separable_rows_without_penalty_are_recognized():
     assert one.gap is None
     assert "separable" in one.why
     assert (probabilities(one, x).argmax(axis=1) == y).all()
+
+
+@pytest.mark.parametrize("small", [2**20, 0])  # float64 alone, and float32 before it
+def test_tiny_penalties_of_separable_rows_of_any_scale_converge(small, monkeypatch):
+    monkeypatch.setattr(solver, "_SMALL", small)
+    x, y = (1e6 * np.eye(6)).astype(np.float32), np.arange(6)  # one row a class
+    found = tfsoftmax.solve(tfsoftmax.SoftmaxRegression(6), x, y, l2=[1e-14, 1e6])
+    for l2, one in zip((1e-14, 1e6), found, strict=True):
+        assert one.converged, one.why
+        assert one.passes < 50
+        assert one.gap <= min(1e-4, 1.001 * one.objective)  # no loss is below 0
+        assert one.objective == pytest.approx(one.loss + l2 * (one.kernel.astype(np.float64) ** 2).sum(), rel=1e-6)
 
 
 def test_few_passes_leave_a_gap_that_is_told():

@@ -138,7 +138,8 @@ class Descent:
             white -= shares[-1] * pair.white  # whitening is linear: once for each gradient is enough
         if self.pairs:
             last = self.pairs[-1]
-            white /= last.inverse * float((last.change * last.white).sum())
+            if (scale := last.inverse * float((last.change * last.white).sum())) > 0:
+                white /= scale
         for pair, share in zip(self.pairs, reversed(shares), strict=True):
             white += pair.step * (share - pair.inverse * float((pair.change * white).sum()))
         self._way, self._ending, self._step, self._fails = -white, False, 1.0, 0
