@@ -239,7 +239,7 @@ class _Lane:
         self.totals: Totals | None = None
         self.gap: float | None = None
         self.slope, self.objective, self.flat = math.inf, math.inf, False
-        self.lower, self.about = 0.0, math.inf  # bound of the lowest objective, at first of any; the gap in this precision
+        self.lower, self.about = 0.0, math.inf  # bound of the lowest objective; the gap in this precision
 
     @property
     def spent(self) -> bool:
