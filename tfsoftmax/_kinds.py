@@ -24,6 +24,7 @@ _KINDS: tuple[tuple[str, Callable[[Path], bool], str], ...] = (
         _holds("manifest.json", "model.onnx"),
         "`tfsoftmax predict` and `verify` take it, `serve` its parent",
     ),
+    ("a probe folder", _holds("probe.json"), "its run is {}/run"),
     (TUNE, _holds("search.json"), "`tfsoftmax train --config {}/best.json --refit` trains what it found"),
     (RUN, _holds("config.json", "spec.json", "metrics.json"), "`tfsoftmax evaluate` and `export` take it"),
     (UNFINISHED, _holds("config.json", "spec.json"), "the same `tfsoftmax train` finishes it"),

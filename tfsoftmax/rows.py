@@ -179,10 +179,11 @@ class Rows:
         """The same rows in order, for another model."""
         return Rows(self._x, self._y, spec, batch_size, index=self.index, weight=self._weight)
 
-    def some(self, places: np.ndarray, spec: ModelSpec, seed: int | None = None) -> Rows:
-        """Some of these rows for another model: their places here, ascending; ``seed`` as for all."""
+    def some(self, places: np.ndarray, spec: ModelSpec, seed: int | None = None, x: Any = None) -> Rows:
+        """Some of these rows for another model: their places here, ascending; ``seed`` and ``x`` as for all."""
         index = places if self.index is None else self.index[places]
-        return Rows(self._x, self._y, spec, self.batch_size, seed, index.astype(np.int32), self._weight)
+        x = self._x if x is None else x
+        return Rows(x, self._y, spec, self.batch_size, seed, index.astype(np.int32), self._weight)
 
     @property
     def y(self) -> np.ndarray:

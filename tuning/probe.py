@@ -17,16 +17,16 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from tfsoftmax import splits
 from tfsoftmax._checks import number, one_of, typed
 from tfsoftmax._files import read_json, write_bytes, write_csv
 from tfsoftmax._folders import Kind, claim, locked
-from tfsoftmax.columns import spec_of
+from tfsoftmax.columns import recode, spec_of
 from tfsoftmax.data import Data
 from tfsoftmax.errors import InputError
 from tfsoftmax.fitting.solver import Progress, optimum
 from tfsoftmax.rows import Rows
 from tfsoftmax.runs.evaluation import softmax
+from tfsoftmax.runs.folds import drawn
 from tfsoftmax.runs.run import Run
 from tfsoftmax.runs.training import train
 from tfsoftmax.spec import SOLVER, RunConfig
@@ -86,7 +86,7 @@ def probe(
         out: the folder to write.
         grid: a name in ``GRIDS``.
         objective: ``"val_accuracy"`` (of equal ones the lower loss) or ``"val_loss"``.
-        folds: how many, at least 2; each has of every class its share.
+        folds: how many, at least 2; each has of every class its share, or whole groups.
         few_shot: numbers of rows per class, at least 1.
         seeds: how many times the rows of each are drawn, at least 2.
         overwrite: replace a probe that is there.
@@ -99,15 +99,16 @@ def probe(
     one_of("objective", objective, OBJECTIVES)
     if folds is not None:
         folds = number("folds", folds, 2, len(data.train.rows), whole=True)
-        if data.val is not None or data.spec.columns or data.source.groups is not None:
-            raise InputError("folds take all training rows, of arrays or pictures without groups: set val to 0")
+        if data.val is not None:
+            raise InputError("folds take all training rows: set val to 0")
+        drawn(data, folds, typed("seed", data.settings["seed"], int))  # or an error, before anything is written
     elif data.val is None or data.settings["val"] == "test":
         raise InputError("a probe needs validation rows of its own: set val to a number of training rows, or folds")
-    drawn = few.asked(few_shot, seeds)
-    if drawn and data.val is None:
+    also = few.asked(few_shot, seeds)
+    if also and data.val is None:
         raise InputError("few_shot chooses each penalty on validation rows: leave folds out")
     asked: dict[str, Any] = {"data": data.name, "fingerprint": data.fingerprint}
-    asked |= {"grid": grid, "objective": objective, "folds": folds, **drawn}
+    asked |= {"grid": grid, "objective": objective, "folds": folds, **also}
     asked["settings"] = {**data.settings, **data.options}
     folder, text = Path(out), json.dumps(asked, indent=1) + "\n"
     with locked(folder):
@@ -120,7 +121,7 @@ def probe(
         draw(folder / "penalties.png", rows, best)
         if folds is not None and not (folder / OUT_OF_FOLD).exists():
             write_bytes(folder / OUT_OF_FOLD, _out_of_fold(data, folds, best["l2"]))
-        shots = few.kept(folder, data, GRIDS[grid], objective, progress, **drawn) if drawn else []
+        shots = few.kept(folder, data, GRIDS[grid], objective, progress, **also) if also else []
         settings: dict[str, Any] = {**data.settings, "refit": True}
         both = Data(data.source, **settings)
         config = RunConfig(optimizer=SOLVER, l2=best["l2"], **settings)
@@ -133,13 +134,14 @@ def _parts(data: Data, folds: int | None) -> list[tuple[Rows, Rows]]:
     rows, seed = data.train.rows, typed("seed", data.settings["seed"], int)
     if folds is None:
         return [(rows, data.val.rows)] if data.val is not None else []
-    fold = splits.folds(rows.y, folds, np.random.default_rng(seed))
-    parts = []
+    fold, source, parts = drawn(data, folds, seed), data.source, []
     for one in range(folds):
         held_out, others = np.flatnonzero(fold == one), np.flatnonzero(fold != one)
         index = others if rows.index is None else rows.index[others]
-        spec = spec_of(data.source, index.astype(np.int32), data.spec.preprocess, data.spec.missing)
-        parts.append((rows.some(others, spec), rows.some(held_out, spec)))
+        spec = spec_of(source, index.astype(np.int32), data.spec.preprocess, data.spec.missing)
+        x: Any = source.x_train
+        x = recode(x, source.columns, spec.columns, source.name) if spec.columns else None
+        parts.append((rows.some(others, spec, x=x), rows.some(held_out, spec, x=x)))
     return parts
 
 

@@ -103,6 +103,34 @@ def test_folds_choose_and_keep_what_they_predict(rows, tfsoftmax_cli, tmp_path, 
     assert "set val to 0" in err
 
 
+def test_folds_keep_groups_together_and_take_tables(tfsoftmax_cli, tmp_path, monkeypatch):
+    monkeypatch.setitem(GRIDS, "default", lambda rows, classes: [1e-3])
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(30), 8)
+    numbers = rng.normal(size=(30, 12))[group]  # rows of one group are alike; labels follow from nothing but the group
+    words, labels = np.array(["red", "blue"])[rng.integers(0, 2, 240)], np.array(["a", "b", "c"])[group % 3]
+    header = ["label", "group", "word", *(f"n{k}" for k in range(12))]
+    rows = np.column_stack([labels, group, words, numbers])
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join(",".join(map(str, row)) for row in (header, *rows)))
+    arguments = ("probe", path, "--group", "group", "--json", "--out", tmp_path / "probe")
+    status, text, _ = tfsoftmax_cli(*arguments, "--folds", "3")
+    assert status == 0
+    best = json.loads(text)["best"]
+    assert best["train_accuracy"] > 0.9
+    assert best["val_accuracy"] < 0.7
+    with np.load(tmp_path / "probe/out_of_fold.npz") as kept:
+        assert (np.array(["a", "b", "c"])[kept["labels"]] == labels[kept["rows"]]).all()
+        assert kept["probabilities"].shape == (len(kept["rows"]), 3)
+    status, _, err = tfsoftmax_cli("evaluate", tmp_path / "probe")
+    assert status == 2
+    assert "is a probe folder, not a run folder; its run is" in err
+    status, _, err = tfsoftmax_cli(*arguments[:-1], tmp_path / "other", "--folds", "40")
+    assert status == 2
+    assert "40 folds need as many training groups" in err
+    assert not (tmp_path / "other").exists()
+
+
 def test_few_shot_probes_are_those_of_so_many_rows_over_several_draws(rows, tfsoftmax_cli, tmp_path, monkeypatch):
     l2 = 0.01
     monkeypatch.setitem(GRIDS, "default", lambda rows, classes: [l2])

@@ -48,7 +48,7 @@ def out_of_fold(run: Run, data: Data) -> OutOfFold:
     config = run.config
     every = Data(data.source, **{**data_settings(config), "val": 0, "refit": False})
     rows, classes, seed = every.train.rows, len(every.classes), typed("seed", config.seed, int)
-    fold = _folds(every, seed)
+    fold = drawn(every, FOLDS, seed)
     model = build(config, every, math.ceil((fold != 0).sum() / rows.batch_size))
     prepare(model, every.spec.features)
     state = [*model.variables, *model.optimizer.variables]
@@ -70,18 +70,22 @@ def out_of_fold(run: Run, data: Data) -> OutOfFold:
     return OutOfFold(places, rows.y, probabilities)
 
 
-def _folds(data: Data, seed: int) -> np.ndarray:
-    """Which fold each training row is in, int64 ``(rows,)``."""
+def drawn(data: Data, count: int, seed: int) -> np.ndarray:
+    """Which of ``count`` folds each training row is in, int64 ``(rows,)``: of every class its share, or whole groups.
+
+    Raises:
+        InputError: fewer rows, or groups, than folds.
+    """
     random, groups, rows = np.random.default_rng(seed), data.source.groups, data.train.rows
     if groups is not None:
         names, group = np.unique(groups if rows.index is None else groups[rows.index], return_inverse=True)
-        _enough(len(names), "groups", data)
-        found: np.ndarray = (random.permutation(len(names)) % FOLDS)[group]
+        _enough(len(names), count, "groups", data)
+        found: np.ndarray = (random.permutation(len(names)) % count)[group]
         return found
-    _enough(len(rows), "rows", data)
-    return folds(rows.y, FOLDS, random)
+    _enough(len(rows), count, "rows", data)
+    return folds(rows.y, count, random)
 
 
-def _enough(count: int, what: str, data: Data) -> None:
-    if count < FOLDS:
-        raise InputError(f"labels are looked at by {FOLDS} folds, and {data.spec.name!r} has {count} training {what}")
+def _enough(there: int, wanted: int, what: str, data: Data) -> None:
+    if there < wanted:
+        raise InputError(f"{wanted} folds need as many training {what}, and {data.spec.name!r} has {there}")
