@@ -293,9 +293,9 @@ def _input(found: dict[str, Any]) -> str:
 
 def _settings(config: dict[str, Any]) -> str:
     """The settings that are not the default, and those that everybody asks for."""
-    plain = dataclasses.asdict(RunConfig())
+    plain, always = dataclasses.asdict(RunConfig()), ("seed",) if config["optimizer"] == SOLVER else _ALWAYS
     shown = [
-        name for name, value in config.items() if name in _ALWAYS or (value != plain[name] and name not in _ELSEWHERE)
+        name for name, value in config.items() if name in always or (value != plain[name] and name not in _ELSEWHERE)
     ]
     return ", ".join(f"{name} {one_line(_short(config[name]), 60)}" for name in shown)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import math
@@ -120,8 +121,8 @@ def _read(row: dict[str, str]) -> dict[str, Any]:
     return {name: row[name] or None if name in _TEXT else _value(value) for name, value in row.items()}
 
 
-def _value(text: str) -> float | str | None:
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return text
+def _value(text: str) -> int | float | str | None:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text or None

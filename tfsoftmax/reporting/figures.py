@@ -17,7 +17,7 @@ _PAPER = dict(zip(_NAMES, ("#1b1f23", "#5b6570", "#d8dcdf", "#2166ac", "#b35806"
 # colours that stand for names of the page's style sheet, which has them for light and for dark
 _STANDING = {name: f"#00fe{place:02d}" for place, name in enumerate(_NAMES)}
 _SIZE = (4.6, 3.0)  # inches
-_MARGINS = {"left": 0.14, "right": 0.97, "bottom": 0.15, "top": 0.96}
+_MARGINS = {"left": 0.17, "right": 0.97, "bottom": 0.15, "top": 0.96}
 
 Draw = Callable[["Axes", dict[str, str]], None]
 
@@ -102,7 +102,7 @@ def curves(
         if best is not None:
             axes.axvline(best, color=colours["quiet"], linewidth=1, linestyle=":", label=f"best epoch: {best:g}")
         if log:
-            axes.set_yscale("log")
+            logarithmic(axes.yaxis)
         if x in ("epoch", "pass"):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(x)
@@ -110,6 +110,74 @@ def curves(
         axes.legend(fontsize=8)
 
     return draw
+
+
+def bundle(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], named: int, x: str, y: str) -> Draw:
+    """Many curves, the best first, of which the first ``named`` stand out."""
+
+    def draw(axes: Axes, colours: dict[str, str]) -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        styles = [(colours["main"], "-"), (colours["other"], "--"), (colours["ink"], ":")][:named]
+        for place, (name, (places, values)) in reversed([*enumerate(lines.items())]):
+            if place < len(styles):
+                colour, style = styles[place]
+                axes.plot(places, values, style, color=colour, label=cut(name, 40), linewidth=1.6)
+            else:
+                axes.plot(places, values, "-", color=colours["quiet"], linewidth=0.6, alpha=0.6)
+        spread(axes.yaxis, [value for _, values in lines.values() for value in values])
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        handles, names = axes.get_legend_handles_labels()
+        axes.legend(handles[::-1], names[::-1], fontsize=8)
+
+    return draw
+
+
+def points(found: Sequence[tuple[Any, float]], x: str, y: str) -> Draw:
+    """Points of a number or a word and a number, of which the first stands out."""
+
+    def draw(axes: Axes, colours: dict[str, str]) -> None:
+        places = [place if isinstance(place, (int, float)) else cut(str(place)) for place, _ in found]
+        axes.plot(places, [value for _, value in found], "o", color=colours["quiet"], markersize=4)
+        axes.plot(
+            places[:1], [found[0][1]], "o", color=colours["main"], markersize=8, label=f"best: {plain(found[0][0])}"
+        )
+        if not any(isinstance(place, str) for place in places):
+            spread(axes.xaxis, places)
+        else:
+            axes.margins(x=0.2)
+        spread(axes.yaxis, [value for _, value in found])
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        axes.legend(fontsize=8)
+
+    return draw
+
+
+def spread(axis: Any, values: Sequence[Any]) -> None:
+    """A logarithmic axis where values span more than a factor of ten."""
+    low, high = min(values), max(values)
+    if low > 0 and high > 10 * low:
+        logarithmic(axis)
+
+
+def logarithmic(axis: Any) -> None:
+    """A logarithmic axis whose numbers are plain text, since names may have dollars and nothing else is formulas."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis._set_axes_scale("log")
+    low, high = axis.get_view_interval()
+    wide = high > 100 * low
+    axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def plain(value: Any) -> str:
+    """A value of a setting as a figure shows it."""
+    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def reliability(bins: dict[str, list[dict[str, Any]]]) -> Draw:

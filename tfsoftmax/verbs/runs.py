@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from tfsoftmax._checks import one_of
+from tfsoftmax._kinds import TUNE, kind
 from tfsoftmax.console import tensorflow
 from tfsoftmax.errors import InputError
 from tfsoftmax.verbs import Json, RunFolder
@@ -35,12 +36,12 @@ def evaluate(
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folder; several are compared.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...|TUNE", help="Run folder, several are compared; or a tune folder.")
+    ],
     to: Annotated[
         Path | None,
-        typer.Option(
-            help="HTML file to write.", show_default="report.html in the run folder; of several comparison.html"
-        ),
+        typer.Option(help="HTML file to write.", show_default="report.html in the folder; of several comparison.html"),
     ] = None,
     labels: Annotated[
         bool,
@@ -50,8 +51,16 @@ def report(
 ) -> None:
     """Write a page that shows what a run learned, how sure it is and where it fails; its figures beside it.
 
-    Of several runs on the same test rows the page shows what differs.
+    Of several runs on the same test rows the page shows what differs; of a search all trials, and their curves.
     """
+    if len(runs) == 1 and (found := kind(runs[0])) and found[0] == TUNE:
+        if labels:
+            raise InputError(f"--labels goes with a run, and {str(runs[0])!r} is {TUNE}")
+        from tfsoftmax.reporting.trials import report as write_trials
+        from tfsoftmax.tuned import Tuned
+
+        _written(write_trials(Tuned(runs[0]), to), as_json)
+        return
     if labels and len(runs) > 1:
         raise InputError("--labels goes with one run: leave it out, or name one")
     with tensorflow():
@@ -61,6 +70,10 @@ def report(
     opened = [Run(run) for run in runs]
     several = len(opened) > 1
     path = compare(opened, to or "comparison.html") if several else write(opened[0], to, labels=labels)
+    _written(path, as_json)
+
+
+def _written(path: Path, as_json: bool) -> None:
     print(json.dumps({"report": str(path)}) if as_json else f"report: {path}")
 
 
