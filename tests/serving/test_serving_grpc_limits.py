@@ -196,6 +196,51 @@ def test_a_key_is_required(export, tmp_path):
         assert (entry["method"], entry["status"], entry["model"], entry["rows"]) == ("gRPC", 200, "m", 2)
 
 
+def test_requests_under_way_are_counted_for_each_key(export, tmp_path):
+    """Over both protocols together; a request that ends, however it does, makes room."""
+    other = "another-key-of-somebody"
+    (tmp_path / "keys").write_text(f"{KEY}\n{other}")
+    body = json.dumps({"instances": [np.zeros(SPEC.shape, int).tolist()]}).encode()
+    once = ("--api-key-file", tmp_path / "keys", "--concurrency", 1)
+    with serve.Server(export, "--grpc-port", 0, *once) as server, grpc.insecure_channel(server.grpc) as channel:
+
+        def infer_with(key, scheme="Bearer"):
+            method = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+            return method(infer(), metadata=[("authorization", f"{scheme} {key}")])
+
+        def half():
+            connection = server.connect()
+            connection.putrequest("POST", "/v1/models/m:predict")
+            connection.putheader("Authorization", f"Bearer {KEY}")
+            connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders(body[:10])
+            return connection
+
+        def status(key):
+            return server.request("GET", "/v1/models/m", headers={"Authorization": f"Bearer {key}"})
+
+        begun = half()
+        serve.until(lambda: status(KEY)[0] == 429)
+        answer, headers, text = status(KEY)
+        assert (answer, headers["retry-after"]) == (429, "1")
+        assert json.loads(text) == {"error": "more than 1 requests under way with this key; try again"}
+        for scheme in ("Bearer", "bearer"):
+            with pytest.raises(grpc.RpcError) as caught:
+                infer_with(KEY, scheme)
+            assert caught.value.code() == CODE.RESOURCE_EXHAUSTED
+            assert caught.value.details() == "more than 1 requests under way with this key; try again"
+        assert infer_with(other).model_name == "m"
+        assert status(other)[0] == server.request("GET", "/v2/health/ready")[0] == 200
+        begun.send(body[10:])
+        assert begun.getresponse().status == 200
+        begun.close()
+        assert infer_with(KEY).model_name == "m"
+        half().close()  # a client that goes away
+        serve.until(lambda: status(KEY)[0] == 200)
+        page = server.request("GET", "/metrics", headers={"Authorization": f"Bearer {other}"})[2].decode()
+        assert 'tfsoftmax_requests_total{code="429",model="",verb="ModelInfer"} 2.0' in page
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_no_call_is_lost_to_a_new_version(export, workers):
     found, failures, over = [], [], threading.Event()

@@ -213,6 +213,10 @@ def test_rate(export):
     assert [slow.wait(b"", now) for now in (0, 4, 10)] == [0, 6, 0]
     with pytest.raises(InputError, match="--rate 2 is per key: give --api-key-file FILE too"):
         Settings((str(export),), rate=2)
+    with pytest.raises(InputError, match="--concurrency 4 is per key: give --api-key-file FILE too"):
+        Settings((str(export),), concurrency=4)
+    with pytest.raises(InputError, match="--concurrency"):
+        Settings((str(export),), api_keys=(KEY,), concurrency=0)
 
 
 def test_keys_are_not_shown():

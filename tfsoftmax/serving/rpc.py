@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -56,6 +57,11 @@ _MESSAGES = {
         "tfsoftmax.SpecHead",
     )
 }
+
+
+def _authorization(metadata: Any) -> bytes:
+    """The key that a call sends, as HTTP's header."""
+    return str(next((value for key, value in metadata or () if key == "authorization"), "")).encode()
 
 
 def _read(name: str, body: bytes) -> Any:
@@ -126,7 +132,7 @@ class Service(grpc.GenericRpcHandler):
         """HTTP's status of a call, the text of its error, its answer."""
         held = 0
         try:
-            with TimeLimit(self.gate.settings.timeout):
+            with TimeLimit(self.gate.settings.timeout), self._counted(name, context):
                 body = await context.read()
                 if not isinstance(body, bytes):
                     raise InputError("the call has no message")
@@ -145,6 +151,12 @@ class Service(grpc.GenericRpcHandler):
             return 500, "internal error; the server's log has it", b""
         finally:
             self.gate.held -= held
+
+    def _counted(self, name: str, context: Any) -> contextlib.AbstractContextManager[None]:
+        """:meth:`Gate.counted` of a call that needs a key."""
+        if not self.gate.keys or name.startswith(OPEN):
+            return contextlib.nullcontext()
+        return self.gate.counted(_authorization(context.invocation_metadata()))
 
     def version(self, name: str, version: str | None, call: Call) -> Version:
         """The version that a request names. Raises Refused."""
@@ -287,9 +299,8 @@ class _Keys(grpc.aio.ServerInterceptor):
     async def intercept_service(self, continuation: Callable[..., Any], handler_call_details: Any) -> Any:
         """gRPC's interface: the handler of a call."""
         if not handler_call_details.method.startswith(OPEN):
-            given = {key: value for key, value in handler_call_details.invocation_metadata or () if type(value) is str}
             try:
-                self.gate.check_key({b"authorization": given.get("authorization", "").encode()})
+                self.gate.check_key(_authorization(handler_call_details.invocation_metadata))
             except Refused as error:
                 code, text = _CODES[error.status], str(error).replace("header", "metadata")
                 metrics.count("", "other", error.status)

@@ -31,6 +31,7 @@ class Settings:
         allow_origins: origins whose pages may send requests (CORS), ``*`` for all; none: this server only.
         hosts: names that requests may be for, beside those of this machine, in small letters; none: any.
         rate: requests a second that each key may send to one process, and at once; none: any number.
+        concurrency: requests that each key may have under way in one process; none: any number.
     """
 
     exports: tuple[str, ...]
@@ -43,6 +44,7 @@ class Settings:
     unseen: str = "accept"
     hosts: tuple[str, ...] = ()
     rate: float | None = None
+    concurrency: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("exports", "api_keys", "allow_origins", "hosts"):
@@ -55,8 +57,11 @@ class Settings:
         number("--timeout", self.timeout, 0, open_low=True)
         if self.rate is not None:
             number("--rate", self.rate, 0, open_low=True)
-            if not self.api_keys:
-                raise InputError(f"--rate {self.rate:g} is per key: give --api-key-file FILE too, or leave it out")
+        if self.concurrency is not None:
+            number("--concurrency", self.concurrency, 1, whole=True)
+        for option, value in (("--rate", self.rate), ("--concurrency", self.concurrency)):
+            if value is not None and not self.api_keys:
+                raise InputError(f"{option} {value:g} is per key: give --api-key-file FILE too, or leave it out")
         if not isinstance(self.access_log, bool):
             raise InputError(f"access_log must be true or false, got {self.access_log!r}")
         for origin in self.allow_origins:

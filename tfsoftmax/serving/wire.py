@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import collections
+import contextlib
 import functools
 import hmac
 import ipaddress
@@ -13,7 +15,7 @@ import re
 import time
 import zlib
 from asyncio import to_thread
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -71,6 +73,7 @@ class Gate:
         self.settings = settings
         self.keys = [key.encode() for key in settings.api_keys]
         self.rate = None if settings.rate is None else Rate(settings.rate)
+        self.under_way: collections.Counter[bytes] = collections.Counter()  # requests of each key
         self.origins = {origin.encode() for origin in settings.allow_origins}
         self.held = 0  # bytes of bodies, and of answers that are being sent
         free = memory_available() // 4
@@ -97,19 +100,32 @@ class Gate:
             name = origin.decode("latin-1")
             raise Refused(403, f"a page of {name!r} may not ask this server; --allow-origin {name} admits it")
 
-    def check_key(self, headers: dict[bytes, bytes]) -> None:
-        """Raise Refused unless the request has a valid key, which may send one now.
+    def check_key(self, authorization: bytes) -> None:
+        """Raise Refused unless the header has a valid key, which may send a request now.
 
         Takes the same time for every wrong key.
         """
-        given = headers.get(b"authorization", b"")
-        scheme, _, given = given.partition(b" ")
-        if not any([hmac.compare_digest(given.strip(), key) for key in self.keys]) or scheme.lower() != b"bearer":  # noqa: C419
+        scheme, _, given = authorization.partition(b" ")
+        given = given.strip()
+        if not any([hmac.compare_digest(given, key) for key in self.keys]) or scheme.lower() != b"bearer":  # noqa: C419
             text = "this server requires a key: send the header Authorization: Bearer KEY"
             raise Refused(401, text, (b"www-authenticate", b"Bearer"))
-        if self.rate is not None and (seconds := self.rate.wait(given.strip(), time.monotonic())):
+        if self.rate is not None and (seconds := self.rate.wait(given, time.monotonic())):
             text = f"more than {self.settings.rate:g} requests a second with this key; try again"
             raise Refused(429, text, (b"retry-after", b"%d" % math.ceil(seconds)))
+
+    @contextlib.contextmanager
+    def counted(self, authorization: bytes) -> Iterator[None]:
+        """Count a request of the header's key while the block lasts. Raises Refused if it has too many under way."""
+        key, most = authorization.partition(b" ")[2].strip(), self.settings.concurrency
+        if most is not None and self.under_way[key] >= most:
+            text = f"more than {most} requests under way with this key; try again"
+            raise Refused(429, text, (b"retry-after", b"1"))
+        self.under_way[key] += 1
+        try:
+            yield
+        finally:
+            self.under_way[key] -= 1
 
     def check_room(self, size: int) -> None:
         """Raise Refused if a body of ``size`` bytes, which is counted, is large and one too many."""
@@ -293,8 +309,12 @@ class Endpoint(BaseRoute):
             with TimeLimit(self.gate.settings.timeout):
                 self.gate.check_page(call.method, call.headers)
                 if self.gate.keys and not self.open:
-                    self.gate.check_key(call.headers)
-                reply = await self.function(call)
+                    key = call.headers.get(b"authorization", b"")
+                    self.gate.check_key(key)
+                    with self.gate.counted(key):
+                        reply = await self.function(call)
+                else:
+                    reply = await self.function(call)
                 return Reply(reply) if isinstance(reply, bytes) else reply
         except Refused as error:
             return Reply.error(error.status, str(error), *error.headers)

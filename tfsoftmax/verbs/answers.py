@@ -120,6 +120,10 @@ def serve(
     rate: Annotated[
         float | None, typer.Option(help="Requests a second that each key may send to a process.", show_default="any")
     ] = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(help="Requests that each key may have under way in a process.", min=1, show_default="any"),
+    ] = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Serve others than this machine, under any name, without a key.")
     ] = False,
@@ -154,6 +158,16 @@ def serve(
         hosts = (host.lower(),)
     origins = tuple(allow_origin or ())
     settings = Settings(
-        tuple(exports), max_body * 2**20, max_rows, timeout, keys, access_log, origins, unseen, hosts, rate
+        tuple(exports),
+        max_body * 2**20,
+        max_rows,
+        timeout,
+        keys,
+        access_log,
+        origins,
+        unseen,
+        hosts,
+        rate,
+        concurrency,
     )
     server.run(settings, host, port, workers, grpc_port)
