@@ -104,18 +104,19 @@ class Environment:
         folder: where to make it.
         wheel: the wheel to install.
         extras: extras of the wheel, whose requirements are linked as well.
+        also: more requirements, of what documents install.
         instead: requirements to link instead of the wheel's own.
         pip: have pip in it.
     """
 
-    def __init__(self, folder, wheel, *, extras=(), instead=None, pip=False):
+    def __init__(self, folder, wheel, *, extras=(), also=(), instead=None, pip=False):
         self.folder = folder
         venv.create(folder, symlinks=True)
         (self.site,) = folder.glob("lib/python*/site-packages")
         command = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install", "--quiet"]
         subprocess.run([*command, "--no-deps", "--no-index", wheel], env=_clean(), check=True)
         (own,) = metadata.distributions(name="tfsoftmax", path=[str(self.site)])
-        wanted = _wanted(own, extras) if instead is None else map(Requirement, instead)
+        wanted = [*_wanted(own, extras), *map(Requirement, also)] if instead is None else map(Requirement, instead)
         self.distributions = _closure(wanted, own)
         linked = [*self.distributions.values()]
         if pip:

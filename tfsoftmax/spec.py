@@ -269,7 +269,8 @@ class RunConfig(_Json):
         patience: stop after so many epochs without a lower validation loss and keep the best weights;
             ``None``: train all epochs and keep the last.
         refit: train on training and validation rows together, without validation.
-        tensorboard: also write TensorBoard event files into the run folder.
+        tensorboard: also write TensorBoard event files into the run folder: scalars by epoch, class templates as images
+            (of at most 30 classes), the settings as text.
         passes: of ``lbfgs``: most passes over the training rows, at least 2.
         tol: of ``lbfgs``: the duality gap wanted, in nats, above 0.
         missing: of a table, see :class:`tfsoftmax.Data`.

@@ -27,6 +27,7 @@ ORDER = [
     "data",
     "classifier",
     "training",
+    "tracking",
     "tuning",
     "optimum",
     "exports",
@@ -123,7 +124,11 @@ class Reader:
 def reader(tmp_path_factory):
     _, wheel, checkout = build(tmp_path_factory.mktemp("built"))
     environment = Environment(
-        tmp_path_factory.mktemp("environment"), wheel, extras=("serve", "grpc", "ray", "sklearn"), pip=True
+        tmp_path_factory.mktemp("environment"),
+        wheel,
+        extras=("serve", "grpc", "ray", "sklearn"),
+        also=("mlflow-skinny", "pandas"),  # as pip install mlflow would
+        pip=True,
     )
     with contextlib.closing(Reader(tmp_path_factory.mktemp("reader"), wheel, checkout, environment)) as one:
         yield one

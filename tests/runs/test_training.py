@@ -5,6 +5,9 @@ import os
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from conftest import SHAPE
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tfsoftmax
 from tfsoftmax.spec import RunConfig
@@ -99,7 +102,20 @@ def test_bfloat16_leaves_a_float32_model(source, tmp_path):
 
 def test_tensorboard_files(source, tmp_path):
     run, _ = train(source, tmp_path / "run", tensorboard=True)
-    assert list((run.folder / "tensorboard").rglob("events.out.tfevents.*"))
+    read = EventAccumulator(str(run.folder / "tensorboard" / "train")).Reload()
+    losses = [tf.make_ndarray(event.tensor_proto) for event in read.Tensors("epoch_loss")]
+    assert losses == pytest.approx([row["loss"] for row in history(run)])
+    (settings,) = read.Tensors("settings")
+    assert f"| lr | {run.config.lr} |" in tf.make_ndarray(settings.tensor_proto).item().decode()
+    kernel = np.asarray(run.model.get_weights()[0], np.float64)
+    template = (kernel - kernel.mean(axis=1, keepdims=True))[:, 1].reshape(SHAPE)
+    (event,) = read.Tensors("templates/1 square")
+    assert event.step == run.metrics["epochs"]
+    width, height, png = tf.make_ndarray(event.tensor_proto)
+    assert (int(width), int(height)) == SHAPE[::-1]
+    drawn = tf.io.decode_png(png).numpy().astype(int)
+    far = abs(template) > abs(template).max() / 2
+    assert np.array_equal((drawn[..., 2] > drawn[..., 0])[far], (template > 0)[far]), "blue speaks for the class"
 
 
 def test_a_loss_that_is_no_number_stops(source, tmp_path):

@@ -37,6 +37,7 @@ from tfsoftmax.fitting.compilable import distributed, prepare
 from tfsoftmax.fitting.resume import Resume, before
 from tfsoftmax.inspection import inspect
 from tfsoftmax.model import SoftmaxRegression
+from tfsoftmax.reporting import board
 from tfsoftmax.runs.folder import STATE, has_finished
 from tfsoftmax.runs.log import Log
 from tfsoftmax.runs.run import Run, data_settings, differences, figures, fitted_temperature
@@ -201,6 +202,9 @@ def _finish(
         **({} if data.train.rows.mixing is None else {"mixing": data.train.rows.mixing}),
     }
     _warn(config, data, metrics)
+    if config.tensorboard:
+        kernel = np.asarray(model.get_weights()[0])
+        board.write(folder / "tensorboard" / "train", config, data.spec, kernel, len(log.rows))
     write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     # the last thing: a kill before it leaves a run that the same command finishes
     before(folder / STATE).unlink(missing_ok=True)

@@ -71,7 +71,9 @@ def train(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="JSON file of settings, as a run folder's config.json.")] = None,
     refit: Annotated[bool | None, typer.Option("--refit", help="Train on the validation rows too.")] = None,
-    tensorboard: Annotated[bool | None, typer.Option("--tensorboard", help="Write event files too.")] = None,
+    tensorboard: Annotated[
+        bool | None, typer.Option("--tensorboard", help="Write event files too: scalars, templates, settings.")
+    ] = None,
     precision: Annotated[str | None, _setting("precision", "Of the products in training: float32 or bfloat16.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
     strategy: Annotated[str, typer.Option(help="auto, cpu, gpu, mirrored, multiworker or tpu.")] = "auto",
