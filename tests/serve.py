@@ -26,10 +26,12 @@ ROW = np.zeros(SPEC.shape, int).tolist()
 BODY = {"instances": [ROW]}
 INFER = {"inputs": [{"name": "image", "shape": [1, *SPEC.shape], "datatype": "UINT8", "data": [0] * 30}]}
 
-# importing TensorFlow in the server would be an error
+# importing TensorFlow in the server would be an error, and OpenTelemetry where no traces are wanted
 PROGRAM = """
 import sys
 sys.modules["tensorflow"] = sys.modules["keras"] = None
+if "--traces" not in sys.argv:
+    sys.modules["opentelemetry"] = None
 from tfsoftmax import cli
 cli.main()
 """

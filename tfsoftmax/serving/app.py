@@ -183,6 +183,8 @@ async def _lifespan(models: Models, gate: Gate, grpc: str, app: Starlette) -> As
     if server is not None:
         await server.stop()
     await gate.helper.close()
+    if gate.traces is not None:
+        await asyncio.to_thread(gate.traces.flush)
 
 
 def create_app(settings: Settings, grpc: str = "") -> ASGIApp:

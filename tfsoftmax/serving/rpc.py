@@ -120,7 +120,8 @@ class Service(grpc.GenericRpcHandler):
             begin, call = time.perf_counter(), Call()
             status, text, answer = await self._answer(name, method, context, call)
             seconds = time.perf_counter() - begin
-            scope = {"client": (context.peer(),), "method": "gRPC", "path": name}
+            metadata = context.invocation_metadata() or ()
+            scope = {"client": (context.peer(),), "method": "gRPC", "path": name, "headers": metadata}
             self.gate.answered(scope, verb, status, seconds, call)
             if status != 200:
                 await context.abort(_CODES[status], text if text.isprintable() else " ".join(text.split()))

@@ -32,6 +32,7 @@ class Settings:
         hosts: names that requests may be for, beside those of this machine, in small letters; none: any.
         rate: requests a second that each key may send to one process, and at once; none: any number.
         concurrency: requests that each key may have under way in one process; none: any number.
+        traces: send a span per request, by OpenTelemetry.
     """
 
     exports: tuple[str, ...]
@@ -45,6 +46,7 @@ class Settings:
     hosts: tuple[str, ...] = ()
     rate: float | None = None
     concurrency: int | None = None
+    traces: bool = False
 
     def __post_init__(self) -> None:
         for name in ("exports", "api_keys", "allow_origins", "hosts"):
@@ -62,8 +64,9 @@ class Settings:
         for option, value in (("--rate", self.rate), ("--concurrency", self.concurrency)):
             if value is not None and not self.api_keys:
                 raise InputError(f"{option} {value:g} is per key: give --api-key-file FILE too, or leave it out")
-        if not isinstance(self.access_log, bool):
-            raise InputError(f"access_log must be true or false, got {self.access_log!r}")
+        for name in ("access_log", "traces"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} must be true or false, got {getattr(self, name)!r}")
         for origin in self.allow_origins:
             if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
                 raise InputError(f"--allow-origin {origin!r} is not one: expected https://HOST[:PORT], or * for all")

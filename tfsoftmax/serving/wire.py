@@ -31,6 +31,7 @@ from tfsoftmax.serving.helper import Helper, perform
 from tfsoftmax.serving.models import Version
 from tfsoftmax.serving.rate import Rate
 from tfsoftmax.serving.settings import Settings
+from tfsoftmax.serving.traces import Traces
 
 log = logging.getLogger("tfsoftmax.serving")
 
@@ -74,6 +75,7 @@ class Gate:
         self.keys = [key.encode() for key in settings.api_keys]
         self.rate = None if settings.rate is None else Rate(settings.rate)
         self.under_way: collections.Counter[bytes] = collections.Counter()  # requests of each key
+        self.traces = Traces() if settings.traces else None
         self.origins = {origin.encode() for origin in settings.allow_origins}
         self.held = 0  # bytes of bodies, and of answers that are being sent
         free = memory_available() // 4
@@ -144,12 +146,14 @@ class Gate:
         return await self.helper.perform(function, body, encoding, version, *arguments)
 
     def answered(self, scope: Any, verb: str, status: int, seconds: float, call: Any) -> None:
-        """Count a request that has been answered, HTTP's or gRPC's, and log it if that is wanted."""
+        """Count a request that has been answered, HTTP's or gRPC's; log it and trace it if that is wanted."""
         metrics.count(call.served[0], verb, status, seconds, call.rows)
         for column, values in call.unseen.items():
             metrics.unseen(call.served[0], column, values)
         if self.settings.access_log:
             access(scope, status, seconds, call)
+        if self.traces is not None:
+            self.traces.record(scope, verb, status, seconds, call)
 
 
 class Expired(Exception):

@@ -131,6 +131,9 @@ def serve(
         str, typer.Option(help="accept or refuse rows of a table with a value that training did not see.")
     ] = "accept",
     access_log: Annotated[bool, typer.Option("--access-log", help="Print one JSON object a request.")] = False,
+    traces: Annotated[
+        bool, typer.Option("--traces", help="Send a span a request (OpenTelemetry; OTEL_* variables say where).")
+    ] = False,
     allow_origin: Annotated[
         list[str] | None,
         typer.Option(help="Origin whose pages browsers let ask (CORS), once for each; * for all.", show_default="none"),
@@ -169,5 +172,6 @@ def serve(
         hosts,
         rate,
         concurrency,
+        traces,
     )
     server.run(settings, host, port, workers, grpc_port)
