@@ -11,16 +11,20 @@ import tempfile
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["TFDS_DATA_DIR"] = tempfile.mkdtemp(prefix="tfds-")
 
+
 import numpy as np
+import programs
 import pytest
 import serve
 from hypothesis import settings
+from keras.src.utils import naming
 
 import tfsoftmax
 from tfsoftmax import cli
 
 settings.register_profile("seeded", derandomize=True)
 settings.load_profile("seeded")
+programs.share()
 
 SHAPE, CLASSES, ROWS, TEST_ROWS = (6, 5), ("round", "square", "flat"), 230, 50
 
@@ -57,6 +61,12 @@ def idx_bytes(array):
     """An IDX file as its description says, written independently of the reader."""
     header = b"\0\0\x08" + bytes([array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
     return header + array.astype(np.uint8).tobytes()
+
+
+@pytest.fixture(autouse=True)
+def names():
+    """Keras counts its names from the start, so that a test's programs are those of other tests, see ``programs``."""
+    naming.reset_uids()
 
 
 @pytest.fixture(scope="session")

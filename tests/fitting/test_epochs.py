@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tfsoftmax
-from tfsoftmax.fitting import epochs, step
+from tfsoftmax.fitting import compiled, epochs
 
 OPTIMIZERS = {
     "sgd": lambda steps: keras.optimizers.SGD(0.3),
@@ -221,8 +221,8 @@ def test_evaluate_equals_keras():
 
 def test_second_fit_compiles_nothing(monkeypatch):
     traced = []
-    product = step.product
-    monkeypatch.setattr(step, "product", lambda x, kernel: traced.append(1) or product(x, kernel))
+    linear = compiled.linear
+    monkeypatch.setattr(compiled, "linear", lambda *given: traced.append(1) or linear(*given))
     data, model = tfsoftmax.Data(made_source(), batch_size=16), tfsoftmax.SoftmaxRegression(3)
     model.fit(data.train, validation_data=data.val, epochs=2, verbose=0)
     first = len(traced)

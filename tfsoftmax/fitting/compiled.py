@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import keras
 import tensorflow as tf
 
-from tfsoftmax.fitting.step import Sparse, StreamFunctions, labels_checked, linear, prepared
+from tfsoftmax.fitting.step import Sparse, StreamFunctions, gradients, labels_checked, linear, prepared
 from tfsoftmax.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -92,14 +92,17 @@ class CompiledFunctions(StreamFunctions):
     def _step(self, x: tf.Tensor | Sparse, y: tf.Tensor, weight: tf.Tensor | None) -> None:
         """One batch: Keras's own loss, metrics and optimizer around our product."""
         model, dense = self.model, self.model.layers[1]
-        variables = model.trainable_variables
+        kernel, bias = dense.kernel.value, dense.bias.value if dense.use_bias else None
+        logits = linear(dense, x, kernel, bias)
         with tf.GradientTape() as tape:
-            logits = linear(dense, x, dense.kernel.value, dense.bias.value if dense.use_bias else None)
+            tape.watch(logits)
             loss = model.compute_loss(None, y, logits, weight, training=self.train)
             scaled = model.optimizer.scale_loss(loss) if self.train else loss
         if self.train:
-            gradients = tape.gradient(scaled, [variable.value for variable in variables])
-            model.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+            variables = model.trainable_variables
+            upstream, *penalties = tape.gradient(scaled, [logits, *(variable.value for variable in variables)])
+            found = gradients(dense, x, kernel, upstream, penalties)
+            model.optimizer.apply_gradients(zip(found, variables, strict=True))
         next(metric for metric in model.metrics if metric.name == "loss").update_state(
             loss, sample_weight=tf.shape(y)[0]
         )

@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfsoftmax.fitting.step import StreamFunctions, labels_checked, linear
+from tfsoftmax.fitting.step import StreamFunctions, gradients, labels_checked, linear
 from tfsoftmax.rows import preprocess
 from tfsoftmax.spec import ModelSpec
 
@@ -166,11 +166,11 @@ class ReplicatedFunctions(StreamFunctions):
     ) -> None:
         """Train or test on rows of which ``real`` are 1, in a global batch of ``count``."""
         model, variables = self.model, self.model.trainable_variables
-        total, penalty, logits, gradients = self._share(
+        total, penalty, logits, found = self._share(
             [tf.identity(variable.value) for variable in variables], x, labels, weight, count, spec
         )
         if self.train:
-            model.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+            model.optimizer.apply_gradients(zip(found, variables, strict=True))
         mine = tf.reduce_sum(real)
         for metric in model.metrics:
             if metric.name == "loss":
@@ -191,9 +191,9 @@ class ReplicatedFunctions(StreamFunctions):
         """Sum of the losses, regularization, logits, and this share of the gradient, from kernel and bias."""
         dense = self.model.layers[1]
         x = x if spec is None else preprocess(spec, x)
+        logits = linear(dense, x, values[0], values[1] if dense.use_bias else None)
         with tf.GradientTape() as tape:
-            tape.watch(values)
-            logits = linear(dense, x, values[0], values[1] if dense.use_bias else None)
+            tape.watch([logits, *values])
             total = tf.reduce_sum(weight * self.model.loss.call(labels, logits))
             penalty = tf.zeros(())
             for regularizer, value in zip((dense.kernel_regularizer, dense.bias_regularizer), values, strict=False):
@@ -202,4 +202,5 @@ class ReplicatedFunctions(StreamFunctions):
             loss = total / count + penalty / self.replicas
             if self.train:
                 loss = self.model.optimizer.scale_loss(loss)
-        return total, penalty, logits, tape.gradient(loss, values)
+        upstream, *penalties = tape.gradient(loss, [logits, *values])
+        return total, penalty, logits, gradients(dense, x, values[0], upstream, penalties)

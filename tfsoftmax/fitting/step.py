@@ -1,8 +1,7 @@
-"""One batch in TensorFlow: logits by a product whose gradient is fast, the check of labels, and batches of a stream."""
+"""One batch in TensorFlow: logits, their gradient by a fast product, the check of labels, and batches of a stream."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
@@ -47,42 +46,46 @@ def linear(dense: keras.layers.Dense, x: tf.Tensor | Sparse, kernel: tf.Tensor, 
     are float32.
     """
     if isinstance(x, Sparse):
-        logits = sparse_product(tf.cast(x.numbers, dense.compute_dtype), x.ones, kernel)
+        count, rounded = x.numbers.shape[1], tf.cast(kernel, dense.compute_dtype)
+        selected = tf.cast(tf.gather(rounded, tf.maximum(x.ones, 0)), tf.float32)
+        logits = tf.reduce_sum(tf.where(x.ones[..., None] >= 0, selected, 0.0), axis=1)
+        if count:
+            logits += _matmul(tf.cast(x.numbers, dense.compute_dtype), rounded[:count])
     else:
-        logits = product(tf.reshape(tf.cast(x, dense.compute_dtype), (-1, kernel.shape[0])), kernel)
+        logits = _matmul(_flat(dense, x, kernel), tf.cast(kernel, dense.compute_dtype))
     return logits if bias is None else logits + bias
 
 
-@tf.custom_gradient
-def product(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[None, tf.Tensor]]]:
-    """``x @ kernel`` for x ``(batch, F)``, whose gradient is computed as ``(C, F)`` and then transposed."""
+def gradients(
+    dense: keras.layers.Dense,
+    x: tf.Tensor | Sparse,
+    kernel: tf.Tensor,
+    upstream: tf.Tensor,
+    penalties: list[tf.Tensor | None],
+) -> list[tf.Tensor]:
+    """The gradient by kernel and bias of a loss with the gradient ``upstream`` by the logits of :func:`linear`.
 
-    def gradient(upstream: tf.Tensor) -> tuple[None, tf.Tensor]:
-        return None, _kernel_gradient(x, upstream)
+    ``penalties``, for the kernel and for the bias if there is one, are gradients of what the loss has beside it.
+    """
+    if not isinstance(x, Sparse):
+        of_kernel = _kernel_gradient(_flat(dense, x, kernel), upstream)
+    else:
+        rounded = tf.cast(tf.cast(upstream, dense.compute_dtype), tf.float32)
+        rows = tf.repeat(rounded, x.ones.shape[1], axis=0)
+        of_kernel = tf.math.unsorted_segment_sum(rows, tf.reshape(x.ones, (-1,)), kernel.shape[0])  # leaves -1 out
+        if count := x.numbers.shape[1]:
+            numbers = _kernel_gradient(tf.cast(x.numbers, dense.compute_dtype), upstream)
+            of_kernel = tf.concat([numbers, of_kernel[count:]], axis=0)
+    found = [of_kernel, tf.reduce_sum(upstream, axis=0)][: len(penalties)]
+    return [a if b is None else a + b for a, b in zip(found, penalties, strict=True)]
 
-    return _matmul(x, tf.cast(kernel, x.dtype)), gradient
 
-
-@tf.custom_gradient
-def sparse_product(
-    numbers: tf.Tensor, ones: tf.Tensor, kernel: tf.Tensor
-) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[None, None, tf.Tensor]]]:
-    """``x @ kernel`` for the x ``(batch, F)`` that has ``numbers`` first and then 1 at the places ``ones``."""
-    count, rounded = numbers.shape[1], tf.cast(kernel, numbers.dtype)
-
-    def gradient(upstream: tf.Tensor) -> tuple[None, None, tf.Tensor]:
-        rows = tf.repeat(tf.cast(tf.cast(upstream, numbers.dtype), tf.float32), ones.shape[1], axis=0)
-        chosen = tf.math.unsorted_segment_sum(rows, tf.reshape(ones, (-1,)), kernel.shape[0])  # leaves -1 out
-        if not count:
-            return None, None, chosen
-        return None, None, tf.concat([_kernel_gradient(numbers, upstream), chosen[count:]], axis=0)
-
-    selected = tf.cast(tf.gather(rounded, tf.maximum(ones, 0)), tf.float32)
-    logits = tf.reduce_sum(tf.where(ones[..., None] >= 0, selected, 0.0), axis=1)
-    return logits + _matmul(numbers, rounded[:count]) if count else logits, gradient
+def _flat(dense: keras.layers.Dense, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    return tf.reshape(tf.cast(x, dense.compute_dtype), (-1, kernel.shape[0]))
 
 
 def _kernel_gradient(x: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
+    """``xᵀ @ upstream``, computed as ``(C, F)`` and then transposed."""
     transposed = _matmul(tf.cast(upstream, x.dtype), x, adjoint=True)
     if _barrier is not None:  # without it XLA would fold the transpose into the product and be slow again
         (transposed,) = _barrier(input=[transposed])
