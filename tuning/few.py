@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,11 +19,13 @@ from tfsoftmax._files import read_json, write_bytes, write_text
 from tfsoftmax.data import Data
 from tfsoftmax.errors import InputError
 from tfsoftmax.fitting.solver import Solution, optimum
-from tfsoftmax.rows import Rows
+from tfsoftmax.rows import Rows, preprocess
+from tfsoftmax.spec import ModelSpec
 from tuning.penalties import chosen, figures_of
 
 SEEDS = 5
 VALIDATED = 4  # validation rows per class, at most
+_ROUNDED = 1e-7  # of the largest singular value: what is smaller is the rounding of float32
 FILES = ("few_shot.json", "few_shot.png")
 
 
@@ -86,7 +90,7 @@ def probes(
         for draw in range(seeds):
             learned = _some(train, count, [seed, draw, 0])
             held_out = _some(val.rows, min(count, VALIDATED), [seed, draw, 1])
-            solved = optimum(learned, len(data.classes), grid(len(learned), len(data.classes)))
+            solved = _solved(learned, len(data.classes), grid(len(learned), len(data.classes)))
             figures = figures_of(held_out, solved)
             values = zip(solved, figures["accuracy"], figures["loss"], strict=True)
             found.append(
@@ -99,6 +103,24 @@ def probes(
         row |= {"accuracies": accuracies[k].tolist(), "l2": [one.l2 for one in of_draws]}
         row |= {"gaps": [one.gap for one in of_draws], "converged": [one.converged for one in of_draws]}
     return rows
+
+
+def _solved(rows: Rows, classes: int, l2: list[float]) -> list[Solution]:
+    """Solve for ``l2``; of fewer rows than features in the span of the rows, where with a penalty every optimum is."""
+    if len(rows) > math.prod(rows.spec.features):
+        return optimum(rows, classes, l2)
+    x = np.asarray(preprocess(rows.spec, rows.x), np.float64).reshape(len(rows), -1)
+    mean = x.mean(axis=0)
+    left, size, right = np.linalg.svd(x - mean, full_matrices=False)
+    there = max(1, int((size > _ROUNDED * size[0]).sum()))
+    shorter = (left * size)[:, :there].astype(np.float32)
+    spec = ModelSpec(rows.spec.name, (there,), "float32", rows.spec.classes, "unit", 0.0, 1.0)
+    solutions = []
+    for one in optimum(Rows(shorter, rows.y, spec, rows.batch_size, weight=rows.weight), classes, l2):
+        kernel = right[:there].T @ one.kernel.astype(np.float64)
+        bias = one.bias - mean @ kernel
+        solutions.append(dataclasses.replace(one, kernel=kernel.astype(np.float32), bias=bias.astype(np.float32)))
+    return solutions
 
 
 def _some(rows: Rows, count: int, seed: list[int]) -> Rows:

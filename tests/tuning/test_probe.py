@@ -144,6 +144,10 @@ def test_few_shot_probes_are_those_of_so_many_rows_over_several_draws(rows, tfso
     assert every["accuracies"] == [pytest.approx(best.score(test, data.test.rows.y))] * 2
     assert (every["rows"], every["std"], every["classes_with_fewer"]) == (len(train), 0, 3)
     assert (one["shots"], one["rows"], one["classes_with_fewer"]) == (1, 3, 0)
+    for draw in range(2):  # fewer rows than features
+        few = each(data.train.rows.y, 1, np.random.default_rng([0, draw, 0]))
+        best = LogisticRegression(C=1 / (2 * 3 * l2), max_iter=10_000, tol=1e-8).fit(train[few], data.train.rows.y[few])
+        assert one["accuracies"][draw] == pytest.approx(best.score(test, data.test.rows.y))
     assert one["accuracy"] == pytest.approx(np.mean(one["accuracies"]))
     assert one["std"] == pytest.approx(np.std(one["accuracies"], ddof=1))
     assert 1 / 3 < one["accuracy"] < every["accuracy"]
