@@ -4,6 +4,8 @@ import csv
 import html
 import re
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -176,6 +178,8 @@ def test_the_page_in_a_browser(browser, pictures, table, scheme):
             page.goto(path.as_uri())
             assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
             assert [url for url in asked if not url.startswith(("data:", "file:"))] == []
+            for caption in page.locator("caption").all():  # of a table that is wider than the screen, too
+                assert caption.evaluate("one => one.firstChild.getBoundingClientRect().right <= innerWidth")
             assert page.locator("img:not([alt]), svg:not([aria-label])").count() == 0
             recall = page.locator("#classes table.sorts").first.locator("th", has_text="Recall")
             for expected in ("descending", "ascending"):
@@ -187,3 +191,17 @@ def test_the_page_in_a_browser(browser, pictures, table, scheme):
                 assert cells == sorted(cells, reverse=expected == "descending")
             assert errors == []
             page.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_core_finds_no_violation(browser, pictures, table, scheme):
+    axe = Path(sys.prefix) / "node_modules" / "axe-core" / "axe.min.js"
+    if not axe.is_file():
+        pytest.skip(f"needs {axe}: scripts/test installs it where there is npm")
+    for _, path in (pictures, table):
+        page = browser.new_page(color_scheme=scheme)
+        page.goto(path.as_uri())
+        page.evaluate(axe.read_text())
+        assert page.evaluate("axe.run().then(found => found.violations.map(one => one.id))") == []
+        page.close()
