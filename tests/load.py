@@ -1,4 +1,4 @@
-"""Load on a server whose versions change: `python tests/load.py --seconds 120 --every 5`."""
+"""Load over HTTP and gRPC on a server whose versions change: `python tests/load.py --seconds 120 --every 5`."""
 
 import argparse
 import asyncio
@@ -10,9 +10,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import grpc
 import msgspec
 import numpy as np
 import serve
+from calls import V2
+from calls import infer as infer_request
+from tritonclient.grpc import service_pb2
 
 import tfsoftmax
 
@@ -56,6 +60,25 @@ async def client(server, request, answers, found, stop):
     writer.close()
 
 
+async def grpc_client(server, image, answers, found, stop):
+    """The same over gRPC: the version that an answer names must be that of its tensors."""
+    async with grpc.aio.insecure_channel(server.grpc, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        method = channel.unary_unary(f"{V2}ModelInfer", response_deserializer=service_pb2.ModelInferResponse.FromString)
+        request = infer_request(image).SerializeToString()
+        while not stop.is_set():
+            try:
+                answer = await method(request, timeout=30)
+            except grpc.RpcError:
+                found["failed"] += 1
+                continue
+            found["calls"] += 1
+            version = answers.get(tuple(answer.raw_output_contents))
+            if version is not None and answer.model_version == str(version):
+                found["seen over gRPC"].add(version)
+            else:
+                found["wrong"] += 1
+
+
 def run(folder, seconds, every, connections, wrk=False):
     """A new version every ``every`` seconds and a broken one in between; what was found."""
     export = Path(folder) / "m"
@@ -67,20 +90,26 @@ def run(folder, seconds, every, connections, wrk=False):
         len(body),
         body,
     )
-    found = {"requests": 0, "failed": 0, "wrong": 0, "seen": set(), "memory": []}
+    found = {"requests": 0, "calls": 0, "failed": 0, "wrong": 0, "seen": set(), "seen over gRPC": set(), "memory": []}
     # what each version must answer, from a predictor of its own
-    answers = {}
+    answers, tensors = {}, {}
     with tempfile.TemporaryDirectory() as other:
         for version in versions:
             made = serve.write_version(Path(other) / "m", version, SPEC, *weights(version))
-            answer = {name: value.tolist() for name, value in tfsoftmax.Predictor(made)(image).items()}
+            values = tfsoftmax.Predictor(made)(image)
+            answer = {name: value.tolist() for name, value in values.items()}
             order = ("logits", "probabilities", "class_id", "label")
             expected = {"predictions": [{name: answer[name][0] for name in order}]}
+            label = str(answer["label"][0]).encode()
+            raw = [values[name].tobytes() for name in order[:-1]]
+            tensors[(*raw, len(label).to_bytes(4, "little") + label)] = version
             answers[msgspec.json.encode(expected)] = version  # floats in the form in which the server prints them
 
     async def drive(server):
         stop = asyncio.Event()
-        clients = [asyncio.create_task(client(server, request, answers, found, stop)) for _ in range(connections)]
+        clients = [client(server, request, answers, found, stop) for _ in range(connections)]
+        clients += [grpc_client(server, image, tensors, found, stop) for _ in range(connections)]
+        clients = [asyncio.create_task(each) for each in clients]
         for version in versions[1:]:
             await asyncio.sleep(every / 2)
             await asyncio.to_thread(serve.write_version, export, version - 1, SPEC, *weights(version - 1), flip)
@@ -93,7 +122,7 @@ def run(folder, seconds, every, connections, wrk=False):
         stop.set()
         await asyncio.gather(*clients)
 
-    with serve.Server(export) as server:
+    with serve.Server(export, "--grpc-port", 0) as server:
         process = None
         if wrk:
             script = Path(folder) / "wrk.lua"
@@ -117,7 +146,9 @@ def run(folder, seconds, every, connections, wrk=False):
             found["wrk"] = process.communicate()[0]
         found["memory"].append(server.memory())
         found["refused"] = sum("is refused" in line for line in server.lines)
+    found["versions"] = len(versions)
     found["versions seen"] = len(found.pop("seen"))
+    found["versions seen over gRPC"] = len(found.pop("seen over gRPC"))
     return found
 
 
@@ -125,7 +156,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=int, default=120)
     parser.add_argument("--every", type=float, default=5)
-    parser.add_argument("--connections", type=int, default=2)
+    parser.add_argument("--connections", type=int, default=2, help="of each protocol, beside wrk's six")
     arguments = parser.parse_args()
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

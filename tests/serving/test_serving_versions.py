@@ -99,6 +99,8 @@ def test_under_load_no_request_fails_and_no_answer_is_mixed(tmp_path):
     assert found["failed"] == 0
     assert found["wrong"] == 0
     assert found["requests"] > 500
+    assert found["calls"] > 100
+    assert found["versions seen over gRPC"] >= 5
     assert found["versions seen"] >= 5
     assert found["refused"] >= 2
 
