@@ -1,8 +1,12 @@
-"""Requests a second on loopback: `tfsoftmax serve`, the smallest possible handler, KServe's SDK, MLServer; by wrk."""
+"""Requests a second on loopback: `tfsoftmax serve`, the smallest possible handler, Triton, KServe's SDK, MLServer.
+
+HTTP is asked by wrk, gRPC by a loop of grpcio's client in a process of its own, which takes more of the processor.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -20,14 +24,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from benchmarks import common
+from tfsoftmax.serving import protos
 
 ROUNDS = 3  # the whole list so often, so that a disturbance does not hit one case alone
 SECONDS = 2  # of wrk, each time, after one of warm-up
 SERVERS = {
-    "tfsoftmax": ("serve_ours", ("v1", "v2", "binary")),
+    "tfsoftmax": ("serve_ours", ("v1", "v2", "binary", "grpc")),
     "smallest handler": ("serve_minimal", ("v1",)),
+    "Triton, Python": ("serve_triton", ("v2", "binary", "grpc")),
     "KServe SDK": ("serve_kserve", ("v1", "binary")),
     "MLServer": ("serve_mlserver", ("v2",)),
 }
@@ -36,6 +43,7 @@ PATHS = {
     "v2": "/v2/models/fashion_mnist/infer",
     "binary": "/v2/models/fashion_mnist/infer",
 }
+WORDS = {"v1": "JSON (v1)", "v2": "JSON (v2)", "binary": "binary", "grpc": "gRPC"}
 # (rows, connections)
 LOADS = [(1, 1), (1, 8), (64, 1), (64, 8)]
 
@@ -55,13 +63,13 @@ def main(threads: int, only: str) -> None:
                 if only not in name or name in missing:
                     continue
                 try:
-                    with _server(peer, export, forms[0], Path(folder)) as (port, start):
+                    with _server(peer, export, forms[0], Path(folder)) as (ports, start):
                         starts.setdefault(name, []).append(start)
                         for form in forms:
                             for rows, connections in LOADS:
-                                script = Path(folder, f"{form}-{rows}.lua")
-                                _wrk(port, form, script, connections, 1)
-                                result = _wrk(port, form, script, connections, SECONDS)
+                                ask = functools.partial(_ask, ports, form, rows, connections, Path(folder))
+                                ask(1)
+                                result = ask(SECONDS)
                                 found.setdefault((name, form, rows, connections), []).append(result)
                 except common.Missing as error:
                     missing[name] = str(error)
@@ -94,7 +102,7 @@ numpy.save({str(folder / "rows.npy")!r}, rows.x[:64])
 
 
 def _requests(folder: Path) -> None:
-    """One script for wrk a form and a number of rows."""
+    """One body a form and a number of rows, with a script for wrk where that is HTTP's."""
     images = np.load(folder / "rows.npy")
     for rows in sorted({rows for rows, _ in LOADS}):
         x = images[:rows]
@@ -112,6 +120,12 @@ def _requests(folder: Path) -> None:
                 {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(binary))},
             ),
         }
+        message = protos.message("inference.ModelInferRequest")(
+            model_name="fashion_mnist",
+            inputs=[{"name": "image", "datatype": "UINT8", "shape": x.shape}],
+            raw_input_contents=[x.tobytes()],
+        )
+        (folder / f"grpc-{rows}.body").write_bytes(message.SerializeToString())
         for form, (body, headers) in forms.items():
             (folder / f"{form}-{rows}.body").write_bytes(body)
             lines = [f'wrk.headers["{name}"] = "{value}"' for name, value in headers.items()]
@@ -122,11 +136,15 @@ def _requests(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _server(peer: str, export: Path, form: str, folder: Path) -> Iterator[tuple[int, dict[str, float]]]:
-    """Start a server; gives its port and (filled in as they are known) seconds to the first answer and memory."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    case = {"export": str(export), "onnx": str(export / "1" / "model.onnx"), "port": port}
+def _server(peer: str, export: Path, form: str, folder: Path) -> Iterator[tuple[tuple[int, int], dict[str, float]]]:
+    """Start a server; gives its ports, HTTP's and gRPC's, and its seconds to the first answer and its memory.
+
+    The latter are filled in as they are known; the memory is that of all its processes.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        port, grpc_port = (free.getsockname()[1] for free in (one, other))
+    case = {"export": str(export), "onnx": str(export / "1" / "model.onnx"), "port": port, "grpc_port": grpc_port}
+    case["folder"] = str(folder)
     command = [common.python_of(peer), common.HERE / "peers" / f"{peer}.py", json.dumps(case)]
     environment = {name: value for name, value in os.environ.items() if name not in common.SLOWING}
     body = (folder / f"{form}-1.body").read_bytes()
@@ -148,10 +166,10 @@ def _server(peer: str, export: Path, form: str, folder: Path) -> Iterator[tuple[
                     time.sleep(0.02)
             start = {"seconds": time.perf_counter() - begin}
             try:
-                yield port, start
+                yield (port, grpc_port), start
             finally:  # also where a form of requests is not answered
-                status = Path(f"/proc/{process.pid}/status").read_text()
-                start["mb"] = int(status.split("VmRSS:")[1].split()[0]) / 1024
+                all_ = psutil.Process(process.pid)
+                start["mb"] = sum(each.memory_info().rss for each in (all_, *all_.children(recursive=True))) / 2**20
         finally:
             process.terminate()
             try:
@@ -159,6 +177,21 @@ def _server(peer: str, export: Path, form: str, folder: Path) -> Iterator[tuple[
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _ask(
+    ports: tuple[int, int], form: str, rows: int, connections: int, folder: Path, seconds: int
+) -> dict[str, float]:
+    """Requests a second and their p99."""
+    if form == "grpc":
+        case = {"address": f"127.0.0.1:{ports[1]}", "body": str(folder / f"grpc-{rows}.body")}
+        case |= {"connections": connections, "seconds": seconds}
+        command = [sys.executable, "-m", "benchmarks.grpc_client", json.dumps(case)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise common.Missing(f"gRPC was not answered: {(done.stderr.strip() or 'no reason').splitlines()[-1]}")
+        return json.loads(done.stdout)
+    return _wrk(ports[0], form, folder / f"{form}-{rows}.lua", connections, seconds)
 
 
 def _wrk(port: int, form: str, script: Path, connections: int, seconds: int) -> dict[str, float]:
@@ -197,12 +230,11 @@ def _chart(rows: list[dict[str, Any]]) -> None:
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for axis, size in zip(axes, (1, 64), strict=True):
         shown = [r for r in rows if r["rows"] == size and r["connections"] == 8][::-1]
         colours = ["#0b6e4f" if r["name"] == "tfsoftmax" else "#9db4c0" for r in shown]
-        labels = [f"{r['name']}, {'JSON' if r['form'] != 'binary' else 'binary'} ({r['form'][:2]})" for r in shown]
-        labels = [label.replace(" (bi)", "") for label in labels]
+        labels = [f"{r['name']}, {WORDS[r['form']]}" for r in shown]
         bars = axis.barh(labels, [r["requests"] * size for r in shown], color=colours)
         axis.bar_label(bars, [f"{r['requests'] * size:,.0f}" for r in shown], padding=3)
         axis.set_xlim(0, max(r["requests"] * size for r in shown) * 1.25)
