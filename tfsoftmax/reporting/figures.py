@@ -102,7 +102,7 @@ def curves(
         if best is not None:
             axes.axvline(best, color=colours["quiet"], linewidth=1, linestyle=":", label=f"best epoch: {best:g}")
         if log:
-            logarithmic(axes.yaxis)
+            logarithmic(axes, "y")
         if x in ("epoch", "pass"):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(x)
@@ -125,7 +125,7 @@ def bundle(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], named: 
                 axes.plot(places, values, style, color=colour, label=cut(name, 40), linewidth=1.6)
             else:
                 axes.plot(places, values, "-", color=colours["quiet"], linewidth=0.6, alpha=0.6)
-        spread(axes.yaxis, [value for _, values in lines.values() for value in values])
+        spread(axes, "y", [value for _, values in lines.values() for value in values])
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(x)
         axes.set_ylabel(y)
@@ -145,10 +145,10 @@ def points(found: Sequence[tuple[Any, float]], x: str, y: str) -> Draw:
             places[:1], [found[0][1]], "o", color=colours["main"], markersize=8, label=f"best: {plain(found[0][0])}"
         )
         if not any(isinstance(place, str) for place in places):
-            spread(axes.xaxis, places)
+            spread(axes, "x", places)
         else:
             axes.margins(x=0.2)
-        spread(axes.yaxis, [value for _, value in found])
+        spread(axes, "y", [value for _, value in found])
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.legend(fontsize=8)
@@ -156,18 +156,19 @@ def points(found: Sequence[tuple[Any, float]], x: str, y: str) -> Draw:
     return draw
 
 
-def spread(axis: Any, values: Sequence[Any]) -> None:
-    """A logarithmic axis where values span more than a factor of ten."""
+def spread(axes: Axes, which: str, values: Sequence[Any]) -> None:
+    """Make the axis ``"x"`` or ``"y"`` logarithmic where values span more than a factor of ten."""
     low, high = min(values), max(values)
     if low > 0 and high > 10 * low:
-        logarithmic(axis)
+        logarithmic(axes, which)
 
 
-def logarithmic(axis: Any) -> None:
-    """A logarithmic axis whose numbers are plain text, since names may have dollars and nothing else is formulas."""
+def logarithmic(axes: Axes, which: str) -> None:
+    """Make an axis logarithmic, its numbers plain text: no text is a formula here, since names may have dollars."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axis._set_axes_scale("log")
+    axis, scale = (axes.xaxis, axes.set_xscale) if which == "x" else (axes.yaxis, axes.set_yscale)
+    scale("log")
     low, high = axis.get_view_interval()
     wide = high > 100 * low
     axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
