@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -134,30 +135,47 @@ class Data:
         if self.class_weights is not None:
             of_class = self.class_weights.astype(np.float32)[y]
             weight = of_class if own is None else own * of_class
-        self.train = Rows(x, y, self.spec, batch_size, seed, train, weight).dataset()
 
-        def tested_rows() -> tf.data.Dataset:
+        def tested_rows() -> Rows:
             if x_test is None or source.y_test is None:
-                return Rows(x, y, self.spec, batch_size, index=tested, weight=own).dataset()
-            return Rows(x_test, source.y_test, self.spec, batch_size, weight=source.weights_test).dataset()
+                return Rows(x, y, self.spec, batch_size, index=tested, weight=own)
+            return Rows(x_test, source.y_test, self.spec, batch_size, weight=source.weights_test)
 
-        self.test, self.val = tested_rows(), None
+        self._train, self._test = Rows(x, y, self.spec, batch_size, seed, train, weight), tested_rows()
+        self._val: Rows | None = None
         if held_out is not None:
-            self.val = Rows(x, y, self.spec, batch_size, index=held_out, weight=own).dataset()
+            self._val = Rows(x, y, self.spec, batch_size, index=held_out, weight=own)
         elif val == "test" and not refit:
-            self.val = tested_rows()
+            self._val = tested_rows()
         self.name = source.origin
 
+    # made when they are asked for: tracing one takes TensorFlow a tenth of a second
+
+    @functools.cached_property
+    def train(self) -> tf.data.Dataset:
+        """The training rows, see :class:`Data`."""
+        return self._train.dataset()
+
+    @functools.cached_property
+    def val(self) -> tf.data.Dataset | None:
+        """The validation rows, see :class:`Data`."""
+        return None if self._val is None else self._val.dataset()
+
+    @functools.cached_property
+    def test(self) -> tf.data.Dataset:
+        """The test rows, see :class:`Data`."""
+        return self._test.dataset()
+
     def __repr__(self) -> str:
-        val = "no" if self.val is None else f"{len(self.val.rows):,}"
+        val = "no" if self._val is None else f"{len(self._val):,}"
         settings = ", ".join(
             f"{name}={value!r}"
             for name, value in self.settings.items()
             if (name != "missing" or self.spec.columns) and (name not in ("test", "class_weight") or value is not None)
         )
         return (
-            f"Data({self.spec.name!r}: {len(self.train.rows):,} training, {val} validation and "
-            f"{len(self.test.rows):,} test rows, {self.spec.dtype} {self.spec.shape}, {len(self.classes)} classes; "
+            f"Data({self.spec.name!r}: {len(self._train):,} training, {val} validation and "
+            f"{len(self._test):,} test rows, {self.spec.dtype} {self.spec.shape}, {len(self.classes)} classes; "
             f"{settings})"
         )
 
