@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tfsoftmax._files import write_text
 from tfsoftmax.errors import InputError
@@ -92,25 +92,41 @@ def _remove_torn(folder: Path, files: tuple[str, ...]) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of ``folder``, by a lock file beside it; makes the folders above."""
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Keep other processes out of ``folder``, by a lock file beside it; makes the folders above.
+
+    Where another process is in it, that is an InputError, or with ``wait`` it is waited for.
+    """
     folder = Path(os.path.abspath(folder))  # "." has no name
     path = folder.with_name(f".{folder.name}.lock")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(path, "a")  # noqa: SIM115 (closed below)
-    except OSError as error:
-        raise InputError(f"cannot write the folder {str(folder)!r}: {error.strerror}") from error
+    lock = _lock(path, folder, wait)
+    while lock is None:  # another process has just ended and removed the file
+        lock = _lock(path, folder, wait)
     with lock:
-        if os.fstat(lock.fileno()).st_size:
-            raise InputError(f"{str(path)!r} is not a lock of ours, which are empty; choose another --out")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-                raise BlockingIOError  # another process has just ended and removed this file
-        except BlockingIOError as error:
-            raise InputError(f"another process is training in {str(folder)!r}; choose another --out") from error
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _lock(path: Path, folder: Path, wait: bool) -> IO[str] | None:
+    """The lock file of ``folder``, locked; ``None`` with ``wait`` if it was removed meanwhile."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path, "a")  # noqa: SIM115 (the caller closes it)
+    except OSError as error:
+        raise InputError(f"cannot write the folder {str(folder)!r}: {error.strerror}") from error
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lock)
+        if os.fstat(lock.fileno()).st_size:
+            raise InputError(f"{str(path)!r} is not a lock of ours, which are empty; choose another --out")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                if wait:
+                    return None
+                raise BlockingIOError
+        except BlockingIOError as error:
+            raise InputError(f"another process is training in {str(folder)!r}; choose another --out") from error
+        stack.pop_all()
+        return lock

@@ -50,7 +50,10 @@ def line(found: dict[str, Any]) -> str:
     )
     if found["share"] >= ENOUGH:
         return text
-    return f"{text}: the files are sorted, and training may suffer; `tfsoftmax convert DATA --to FOLDER` shuffles them"
+    return (
+        f"{text}: the files are sorted, and training may suffer; `tfsoftmax convert DATA --to FOLDER` shuffles them, "
+        "and so does `train --cache FOLDER`"
+    )
 
 
 def _classes(y: np.ndarray, batch: int) -> np.ndarray:

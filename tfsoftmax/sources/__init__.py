@@ -12,13 +12,14 @@ from typing import Any
 
 from tfsoftmax._checks import shown
 from tfsoftmax.errors import InputError
-from tfsoftmax.sources import converted, idx, npy, pictures, tables, tfds
+from tfsoftmax.sources import converted, embeddings, idx, npy, pictures, tables, tfds, tfrecord
 from tfsoftmax.sources.arrays import Source, aligned, empty_aligned
 from tfsoftmax.sources.columns import Choices
+from tfsoftmax.sources.large import Large
 from tfsoftmax.spec import OPTIONS, RunConfig
 from tfsoftmax.stored import Stored
 
-__all__ = ["SOURCES", "Source", "aligned", "empty_aligned", "read"]
+__all__ = ["SOURCES", "Source", "aligned", "empty_aligned", "opened", "read"]
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(Choices))  # options of tables
 
@@ -37,7 +38,7 @@ class Kind:
 
     usage: str
     summary: str
-    read: Callable[..., Source]
+    read: Callable[..., Source | Large]
     options: tuple[str, ...] = ()
     ending: str = ""
 
@@ -61,6 +62,14 @@ SOURCES = {
         kind: Kind(f"{kind}:PATH", summary, functools.partial(_table, kind), COLUMNS, f".{kind}")
         for kind, summary in _TABLES.items()
     },
+    "parquet": Kind("parquet:PATH", _TABLES["parquet"], embeddings.parquet, (*COLUMNS, "memory"), ".parquet"),
+    "tfrecord": Kind(
+        "tfrecord:PATH",
+        "TFRecord files of tf.train.Example: numbers and a label",
+        tfrecord.files,
+        ("label", "drop", "memory"),
+        ".tfrecord",
+    ),
     "pictures": Kind("pictures:FOLDER", "a folder of pictures per class", pictures.folder, ("resize",)),
     "npy": Kind("npy:X.npy,Y.npy", "two NumPy files, or a folder with x.npy and y.npy", npy.files, ("memory",)),
     "npz": Kind("npz:FILE", "one NumPy archive with x and y, or x_train and so on", npy.archive, ending=".npz"),
@@ -79,8 +88,19 @@ def read(name: Any, **options: Any) -> Source:
 
     Raises:
         InputError: no such data set (the text has the nearest names), an option that it does not take, or its files
-            cannot be used.
+            cannot be used, or are larger than memory and need row files.
     """
+    found = opened(name, **options)
+    if isinstance(found, Source):
+        return found
+    raise InputError(
+        f"the rows of {found.name!r} take more memory than the {found.memory:,} bytes that they may take: "
+        f"`tfsoftmax convert DATA --to FOLDER` makes row files of them, and so does `tfsoftmax train --cache FOLDER`"
+    )
+
+
+def opened(name: Any, **options: Any) -> Source | Large:
+    """As :func:`read`; where the rows are larger than memory and need row files, they come as :class:`Large`."""
     given = _given(options)
     if not isinstance(name, (str, os.PathLike)):
         return _of_frame(name, given)
@@ -90,6 +110,8 @@ def read(name: Any, **options: Any) -> Source:
         takers = [entry.usage for entry in SOURCES.values() if wrong[0] in entry.options]
         raise InputError(f"{name!r} does not take the option {wrong[0]}: {', '.join(takers)} do")
     source = SOURCES[kind].read(argument, **given)
+    if isinstance(source, Large):
+        return source
     given.pop("memory", None)
     if isinstance(source.x_train, Stored):  # else it makes no difference
         given["memory"] = source.x_train.memory

@@ -63,7 +63,7 @@ def rows_of(
 
     left = set(without)
     names = [name for name in table.column_names if name not in left]
-    lists = [name for name in names if _is_list(table[name].type)]
+    lists = [name for name in names if is_list(table[name].type)]
     if lists:
         if len(names) > 1:
             others = [name for name in names if name != lists[0]]
@@ -71,7 +71,7 @@ def rows_of(
                 f"{where} has the list column {shown(lists[0])} and others ({shown(', '.join(others))}): an embedding "
                 f"is alone; --drop one or the other"
             )
-        return _embedding(where, lists[0], table[lists[0]]), (), {}
+        return embedding(where, lists[0], table[lists[0]]), (), {}
     made, columns, left_out = [], [], {}
     for name in names:
         asked = "category" if name in choices.category else "number" if name in choices.number else ""
@@ -103,13 +103,15 @@ def _whole(array: pa.Array | pa.ChunkedArray) -> pa.Array:
     return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def is_list(kind: pa.DataType) -> bool:
+    """Whether values of a column are lists."""
     import pyarrow as pa
 
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
-def _embedding(where: str, name: str, column: pa.ChunkedArray) -> np.ndarray:
+def embedding(where: str, name: str, column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Lists of numbers, all of one length, as float32 ``(rows, numbers)``."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from tfsoftmax._files import read_json, write_text
 from tfsoftmax._folders import locked
 from tfsoftmax.errors import InputError
 from tfsoftmax.sources.arrays import Source, aligned
+from tfsoftmax.sources.large import Large
 from tfsoftmax.sources.npy import array_file, budget, shard
 from tfsoftmax.stored import Stored
 
@@ -25,6 +27,7 @@ MARK = "rows.json"
 _FORMAT = "tfsoftmax rows 1"
 _SHARD = 2**27  # bytes of a shard, which is in memory while it is shuffled
 _PART = 2**26  # bytes of the source that are read together
+_PIECE = 2**22  # bytes that are written together
 _EXTRAS = {"groups": "groups", "val_rows": "val_rows", "weights": "weights", "weights_test": "weights_test"}
 
 
@@ -79,38 +82,50 @@ def folder(argument: str, memory: int | None = None) -> Source:
 
 
 def convert(
-    source: Source, to: str | os.PathLike[str], seed: int | None = 0, progress: Callable[[int, int], None] | None = None
+    source: Source | Large,
+    to: str | os.PathLike[str],
+    seed: int | None = 0,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    shared: bool = False,
 ) -> Path:
     """Write ``source`` as row files, which :func:`tfsoftmax.load` reads as ``"rows:FOLDER"``.
 
     The training rows are shuffled as a whole, each order being as likely as any other, in two passes: rows go to the
     file of their shard, then each shard is shuffled. In memory are a shard of 128 MiB, a part of 64 MiB, and some bytes
-    per row.
+    per row. A :class:`Large` source is first written beside them as it comes, which takes its size on disk once more.
 
     Args:
         source: any but a table of named columns.
         to: the folder, which must not exist. It appears when all is written; after a kill the same call begins again.
         seed: of the order; ``None`` keeps the order of the source.
-        progress: called now and then with how many rows are done, of how many; each row is done twice if shuffled.
+        progress: called now and then with how many rows are done, of how many; each row is done twice if shuffled,
+            and before that once if the source is large.
+        shared: a folder that is there is what is wanted; another process that writes it is waited for.
 
     Raises:
         InputError: the folder exists or cannot be written, or the source is a table or cannot be read.
     """
     to = Path(os.path.abspath(to))
-    if source.columns:
+    if isinstance(source, Source) and source.columns:
         raise InputError(
             f"{source.name!r} is a table of named columns, which has no row files: it must fit into memory"
         )
     if seed is not None:
         seed = number("seed", seed, 0, INT64, whole=True)
-    if to.exists():
+    if to.exists() and not shared:
         raise InputError(f"{str(to)!r} exists; choose another folder")
     aside = to.with_name(f".{to.name}.converting")
     try:
-        with locked(to), _emptied(aside):
+        with locked(to, wait=shared), _emptied(aside):
             if to.exists():
+                if shared:
+                    return to
                 raise InputError(f"{str(to)!r} exists; choose another folder")
-            _write(source, aside, seed, progress or (lambda done, of: None))
+            progress = progress or (lambda done, of: None)
+            _write(source.write(aside, progress) if isinstance(source, Large) else source, aside, seed, progress)
+            for path in aside.glob("*.part"):
+                path.unlink()
             os.replace(aside, to)
     except OSError as error:
         raise InputError(f"cannot write the row files {str(to)!r}: {error.strerror or error}") from error
@@ -185,23 +200,29 @@ def _shards(
             step(len(rows))
     for number_, begin in enumerate(begins):
         if order is None:
-            rows = x[begin : begin + size]
+            rows, places = x[begin : begin + size], None
         else:
             path = aside / f"{name}-{number_:05}.part"
-            came = np.fromfile(path, x.dtype).reshape(-1, *x.shape[1:])  # in the order of the source
+            rows = np.fromfile(path, x.dtype).reshape(-1, *x.shape[1:])  # in the order of the source
             path.unlink()
-            rows = came[np.argsort(np.argsort(order[begin : begin + size]))]
-        yield _npy(aside, f"{name}-{number_:05}.npy", rows)
+            places = np.argsort(np.argsort(order[begin : begin + size]))
+        yield _npy(aside, f"{name}-{number_:05}.npy", rows, places)
         step(len(rows))
+        del rows  # before the next ones are read
 
 
-def _npy(aside: Path, name: str, array: np.ndarray) -> _File:
-    """Write one .npy file; return its entry."""
+def _npy(aside: Path, name: str, array: np.ndarray, places: np.ndarray | None = None) -> _File:
+    """Write one .npy file, the rows ``places`` of ``array`` or all; return its entry."""
+    size = max(1, _PIECE // max(1, array[:1].nbytes))
+    begins = range(0, len(array), size)
+    pieces = (
+        array[begin : begin + size] if places is None else array[places[begin : begin + size]] for begin in begins
+    )
     head = io.BytesIO()
     np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
     digest = hashlib.sha256()
     with open(aside / name, "wb") as file:
-        for piece in (head.getvalue(), np.ascontiguousarray(array).data):
+        for piece in itertools.chain([head.getvalue()], (piece.tobytes() for piece in pieces)):
             digest.update(piece)
             file.write(piece)
         file.flush()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from tfsoftmax.sources import labels
 from tfsoftmax.sources.arrays import Source
 from tfsoftmax.sources.columns import Choices, codes_of, read_column, rows_of
 from tfsoftmax.spec import Column, ModelSpec
+from tfsoftmax.stored import Stored
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,27 +39,41 @@ def read_files(kind: str, path: str, choices: Choices) -> Source:
     Raises:
         InputError: a file that cannot be read, or that is no table; ``choices`` that do not fit.
     """
-    files = _files(kind, path)
-    name = Path(path).stem if not glob.has_magic(path) else path
-    splits = {split: [file for file in files if file.name.startswith(split)] for split in ("train", "test")}
-    if all(splits.values()) and sum(map(len, splits.values())) == len(files):
-        train, test = (_joined([read_table(file, kind) for file in splits[split]], path) for split in splits)
-        return source(name, train, choices, test)
-    return source(name, _joined([read_table(file, kind) for file in files], path), choices)
+    found = [joined([read_table(file, kind) for file in some], path) for some in splits_of(files(kind, path))]
+    return source(name_of(path), found[0], choices, *found[1:])
 
 
-def _files(kind: str, path: str) -> list[Path]:
+def name_of(path: str) -> str:
+    """What a data set of the files ``path`` is called."""
+    return path if glob.has_magic(path) else Path(path).stem
+
+
+def splits_of(found: list[Path]) -> list[list[Path]]:
+    """All files, or where each is of one of the two splits by its name, those of training and those of the test."""
+    splits = [[file for file in found if file.name.startswith(split)] for split in ("train", "test")]
+    return splits if all(splits) and sum(map(len, splits)) == len(found) else [found]
+
+
+def files(kind: str, path: str, after: str = "") -> list[Path]:
+    """The files of ``path``: itself, those of a folder that end on ``.kind`` and ``after``, or of a pattern.
+
+    Raises:
+        InputError: there are none.
+    """
     where = Path(path)
     if where.is_file():
         return [where]
-    found = sorted(where.glob(f"*.{kind}")) if where.is_dir() else sorted(map(Path, glob.glob(path, recursive=True)))
+    found = (
+        sorted(where.glob(f"*.{kind}{after}")) if where.is_dir() else sorted(map(Path, glob.glob(path, recursive=True)))
+    )
     if not found:
         what = f"no file *.{kind} in the folder" if where.is_dir() else "no file"
         raise InputError(f"there is {what} {path!r}; {kind}: takes a file, a folder of *.{kind} files or a pattern")
     return [file for file in found if file.is_file()]
 
 
-def _joined(tables: list[pa.Table], path: str) -> pa.Table:
+def joined(tables: list[pa.Table], path: str) -> pa.Table:
+    """The rows of files with the same columns, one after the other."""
     import pyarrow as pa
 
     if len({tuple(table.column_names) for table in tables}) > 1:
@@ -74,16 +90,24 @@ def read_table(path: Path, kind: str, columns: Sequence[Column] = ()) -> pa.Tabl
     Raises:
         InputError: it cannot be read; the text names the file and, where it is known, row and column.
     """
+    with reading(path, kind):
+        if kind == "parquet":
+            import pyarrow.parquet
+
+            table = pyarrow.parquet.ParquetFile(path).read()
+        else:
+            table = _parsed(path.read_bytes(), kind, columns)
+    return checked(table, repr(str(path)))
+
+
+@contextlib.contextmanager
+def reading(path: Path, kind: str) -> Iterator[None]:
+    """A file of ``kind`` is read in here. Raises InputError if it cannot be, or has changed by the end."""
     import pyarrow as pa
 
     try:
         with unchanged(path):
-            if kind == "parquet":
-                import pyarrow.parquet
-
-                table = pyarrow.parquet.ParquetFile(path).read()
-            else:
-                table = _parsed(path.read_bytes(), kind, columns)
+            yield
     except OSError as error:
         why = error.strerror or _first_line(error)
         raise InputError(f"cannot read {str(path)!r}: {why}") from error
@@ -91,7 +115,6 @@ def read_table(path: Path, kind: str, columns: Sequence[Column] = ()) -> pa.Tabl
         raise InputError(f"cannot read {str(path)!r} as {kind.upper()}: {_first_line(error)}") from error
     except InputError as error:
         raise InputError(f"cannot read {str(path)!r}: {error}") from error
-    return checked(table, repr(str(path)))
 
 
 def checked(table: pa.Table, where: str) -> pa.Table:
@@ -195,8 +218,16 @@ def labelled(name: str, frame: Any, y: Any, label: str) -> pa.Table:
     return table.append_column(label, pa.array(labels.plain(repr(name), labels.array_of("y", y), len(table))))
 
 
-def source(name: str, table: pa.Table, choices: Choices, test: pa.Table | None = None) -> Source:
+def source(
+    name: str,
+    table: pa.Table,
+    choices: Choices,
+    test: pa.Table | None = None,
+    stored: Sequence[Stored] = (),
+) -> Source:
     """The rows of ``table`` with their labels, and of ``test`` where there is a split for it.
+
+    The inputs are ``stored`` where they are given, those of the training rows and of the test rows.
 
     Raises:
         InputError: a column that ``choices`` name is not there, labels are missing, or values that are neither numbers
@@ -204,14 +235,8 @@ def source(name: str, table: pa.Table, choices: Choices, test: pa.Table | None =
     """
     import pyarrow as pa
 
-    label = _label(name, table, choices)
-    for option in ("drop", "category", "number", "group", "sample_weight"):
-        asked = getattr(choices, option) or ()
-        for column in (asked,) if isinstance(asked, str) else asked:
-            if column not in table.column_names:
-                raise InputError(
-                    f"--{option.replace('_', '-')}: {name!r} has no column {shown(column)}; it has {_listed(table)}"
-                )
+    label = label_of(name, table.column_names, choices)
+    check_named(name, table.column_names, choices)
     if test is not None:
         if absent := sorted(set(table.column_names) - set(test.column_names)):
             raise InputError(
@@ -224,7 +249,12 @@ def source(name: str, table: pa.Table, choices: Choices, test: pa.Table | None =
     else:
         count = len(table)
     without = {label, *choices.drop, *filter(None, (choices.group, choices.sample_weight))}
-    x, columns, left_out = rows_of(repr(name), table, count, without, choices)
+    columns: tuple[Column, ...] = ()
+    left_out: dict[str, str] = {}
+    inputs: list[Any] = [*stored, None]
+    if not stored:
+        x, columns, left_out = rows_of(repr(name), table, count, without, choices)
+        inputs = [x[:count], None if test is None else x[count:]]
     y, words = codes_of(f"the label column {shown(label)} of {name!r}", table[label])
     _complete(f"the label column {shown(label)} of {name!r}", y)
     classes, y = labels.in_order(words, y)
@@ -239,7 +269,7 @@ def source(name: str, table: pa.Table, choices: Choices, test: pa.Table | None =
         weights, _ = read_column(what, choices.sample_weight, table[choices.sample_weight], "number")
     return Source(
         name,
-        *(x[:count], y[:count], None if test is None else x[count:], None if test is None else y[count:]),
+        *(inputs[0], y[:count], inputs[1], None if test is None else y[count:]),
         *(classes, columns, groups),
         weights=None if weights is None else weights[:count],
         weights_test=None if weights is None or test is None else weights[count:],
@@ -255,20 +285,31 @@ def _complete(what: str, codes: np.ndarray) -> None:
         )
 
 
-def _label(name: str, table: pa.Table, choices: Choices) -> str:
-    names: list[str] = table.column_names
+def label_of(name: str, names: Sequence[str], choices: Choices) -> str:
+    """The column of the labels among ``names``."""
     if choices.label is not None:
         if choices.label not in names:
-            raise InputError(f"{name!r} has no column {shown(choices.label)} for the labels; it has {_listed(table)}")
+            raise InputError(f"{name!r} has no column {shown(choices.label)} for the labels; it has {_listed(names)}")
         return choices.label
     found = [column for column in names if column.lower() in _LABELS]
     if len(found) != 1:
-        raise InputError(f"which column of {name!r} has the labels? pass --label COLUMN; it has {_listed(table)}")
+        raise InputError(f"which column of {name!r} has the labels? pass --label COLUMN; it has {_listed(names)}")
     return found[0]
 
 
-def _listed(table: pa.Table) -> str:
-    return shown(", ".join(table.column_names))
+def check_named(name: str, names: Sequence[str], choices: Choices) -> None:
+    """Raise InputError where ``choices`` name a column that is not among ``names``."""
+    for option in ("drop", "category", "number", "group", "sample_weight"):
+        asked = getattr(choices, option) or ()
+        for column in (asked,) if isinstance(asked, str) else asked:
+            if column not in names:
+                raise InputError(
+                    f"--{option.replace('_', '-')}: {name!r} has no column {shown(column)}; it has {_listed(names)}"
+                )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return shown(", ".join(names))
 
 
 def raw_rows(
@@ -285,7 +326,7 @@ def raw_rows(
     known, names = {column.name for column in spec.columns}, table.column_names
     columns.refuse_absent(spec.columns, names, where)
     if id_column is not None and id_column not in names:
-        raise InputError(f"{where} has no column {shown(id_column)}; it has {_listed(table)}")
+        raise InputError(f"{where} has no column {shown(id_column)}; it has {_listed(names)}")
     if extra := [name for name in names if name not in known and name != id_column]:
         _log.warning("%s: not used: %s", where, shown(", ".join(extra)))
     found = [read_column(f"{where}: column {shown(c.name)}", c.name, table[c.name], c.kind) for c in spec.columns]

@@ -42,7 +42,7 @@ _READING: dict[str, Any] = {
         str | None,
         typer.Option(
             metavar="SIZE",
-            help="Memory for rows of .npy files, such as 2GiB; more are read in windows.",
+            help="Memory for rows, such as 2GiB; more .npy rows are read in windows, others converted.",
             show_default="half of what is free",
         ),
     ],

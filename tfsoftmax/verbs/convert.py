@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tfsoftmax._files import read_json
 from tfsoftmax.verbs import Json, reads_data
 
 
@@ -27,14 +28,15 @@ def convert(
     from tfsoftmax import sources
     from tfsoftmax.sources import converted
 
-    source = sources.read(data, **options)
+    source = sources.opened(data, **options)
     screen = Console(stderr=True)
     with Progress(console=screen, disable=not screen.is_terminal) as bar:
         task = bar.add_task("rows")
         converted.convert(
             source, to, None if keep_order else seed, lambda done, of: bar.update(task, completed=done, total=of)
         )
+    count = sum(file["rows"] for file in read_json(to / converted.MARK, "the row files")["x_train"])
     if as_json:
-        print(json.dumps({"folder": str(to), "rows": len(source.x_train), "seed": None if keep_order else seed}))
+        print(json.dumps({"folder": str(to), "rows": count, "seed": None if keep_order else seed}))
         return
-    print(f"{len(source.x_train):,} training rows: {to}; to train on them: tfsoftmax train --data {to}")
+    print(f"{count:,} training rows: {to}; to train on them: tfsoftmax train --data {to}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,23 @@ def _setting(name: str, text: str) -> Any:
     """A train option: None where absent; then the --config file or RunConfig's default, shown in the help, counts."""
     default = _DEFAULTS[name]
     return typer.Option(help=text, show_default=str(default) if default is not None else False)
+
+
+def _from_cache(settings: RunConfig, cache: Path) -> RunConfig:
+    """``settings`` on row files in ``cache``, where their data need them."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from tfsoftmax.cache import prepared
+
+    screen = Console(stderr=True)
+    with Progress(console=screen, disable=not screen.is_terminal) as bar:
+        task = bar.add_task("rows", visible=False)
+
+        def progress(done: int, of: int) -> None:
+            bar.update(task, completed=done, total=of, visible=True)
+
+        return prepared(settings, cache, lambda line: print(line, file=sys.stderr), progress)
 
 
 @reads_data
@@ -75,6 +93,10 @@ def train(
         bool | None, typer.Option("--tensorboard", help="Write event files too: scalars, templates, settings.")
     ] = None,
     precision: Annotated[str | None, _setting("precision", "Of the products in training: float32 or bfloat16.")] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder for row files of data that need them (larger than memory, or sorted by class)."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
     strategy: Annotated[str, typer.Option(help="auto, cpu, gpu, mirrored, multiworker or tpu.")] = "auto",
     timeout: Annotated[float, typer.Option(help="Seconds to wait for other workers.", min=1, max=86_400)] = 300,
@@ -112,6 +134,8 @@ def train(
         way_out = (
             "name the data to train on as they are now by --data, or pass them in Python: tfsoftmax.train(data, …)"
         )
+        if cache is not None:
+            settings = _from_cache(settings, cache)
         settings = training.as_begun(settings, out)
         found = reopened(settings, f"the configuration {str(config)!r}", way_out)
         if c is not None:
