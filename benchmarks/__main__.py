@@ -13,6 +13,7 @@ BENCHMARKS = {
     "tables": "an epoch of a table with words, as codes and with all their zeros",
     "optimum": "seconds to a duality gap of 1e-3: one penalty and many, against scikit-learn, PyTorch and JAX",
     "disk": "rows a second from a file: windows, in memory, reading alone, the peers",
+    "shapes": "an epoch on a grid of shapes, against NumPy, the roofline of the machine and the peers",
     "growth": "time and memory against rows, features, classes and batch size",
 }
 

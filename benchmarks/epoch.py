@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import tempfile
 from pathlib import Path
@@ -14,6 +15,7 @@ from tfsoftmax import sources
 
 ROUNDS = 3  # the whole list so often, each case in a new process, so that a disturbance does not hit one case alone
 EPOCHS = 11  # in each process; the first two are warm-up
+PROCESSES = 30  # that run the same, to see whether each is as fast as the others
 
 # (name, peer, case); the limit is measured again between the others, so that a drift of the machine shows
 LIMIT = ("limit: two matrix products a batch (NumPy)", "numpy_loop", {"case": "limit"})
@@ -54,8 +56,8 @@ def main(threads: int, only: str) -> None:
                     found[LIMIT[0]].append(_measure(*LIMIT[:2], threads, folder=folder, epochs=EPOCHS, **LIMIT[2]))
                 if not any("missing" in result for result in found[name]):
                     found[name].append(_measure(name, peer, threads, folder=folder, epochs=EPOCHS, **case))
-        rows = [_pooled(name, results) for name, results in found.items()]
-        limit = rows[0]["median"]
+        rows = [_pooled(name, results) for name, results in found.items() if results]
+        limit = rows[0]["median"] if rows else math.nan
         for row in rows:
             row["ratio"] = row["median"] / limit if "median" in row else None
         print(f"{'':<44}{'s/epoch':>9}{'quartiles':>19}{'first':>8}{'ratio':>8}")
@@ -69,13 +71,27 @@ def main(threads: int, only: str) -> None:
         print(f"\n{'seconds in all to the same test accuracy':<44}{'s':>9}{'accuracy':>10}")
         for row in goals:
             print(f"{row['name']:<44}{row['total']:>9.2f}{row['accuracy']:>10.4f}" if "total" in row else _figures(row))
+        steady = _steady(threads, folder) if only in "steady" else {}
     if not only:
-        common.write("epoch", {"machine": common.machine(threads), "epoch": rows, "to_accuracy": goals})
+        figures = {"epoch": rows, "to_accuracy": goals, "steady": steady}
+        common.write("epoch", {"machine": common.machine(threads), **figures})
         common.bars(
             "epoch",
             [(row["name"], row["ratio"]) for row in rows if "median" in row],
             "time of an epoch, as a multiple of the limit",
         )
+
+
+def _steady(threads: int, folder: str) -> dict[str, Any]:
+    """The median epoch of each of many processes, one after the other."""
+    medians = []
+    for _ in range(PROCESSES):
+        seconds = common.run("ours", threads, folder=folder, epochs=EPOCHS, case="memory")["seconds"][2:]
+        medians.append(statistics.median(seconds))
+    middle, slow = statistics.median(medians), statistics.quantiles(medians, n=10)[-1]
+    ratios = f"90th percentile {slow / middle:.2f}, slowest {max(medians) / middle:.2f} of it"
+    print(f"\n{PROCESSES} processes: median {middle:.4f} s/epoch, {ratios}")
+    return {"medians": medians, "median": middle, "p90": slow}
 
 
 def _measure(name: str, peer: str, threads: int, **case: Any) -> dict[str, Any]:
