@@ -91,7 +91,8 @@ def test_python_m(tmp_path):
 
 
 def test_shell_completion(tfsoftmax_cli, monkeypatch):
-    found = tfsoftmax_cli("--show-completion", "bash")
+    monkeypatch.setattr("shellingham.detect_shell", lambda: ("bash", "/bin/bash"))  # no shell may have started us
+    found = tfsoftmax_cli("--show-completion")
     assert "complete -o default -F" in found[1], found
     for name, value in {
         "_TFSOFTMAX_COMPLETE": "complete_bash",
