@@ -150,7 +150,7 @@ def test_bad_values_are_found_before_training(tmp_path):
         sources.read(folder_of(tmp_path / "d", X.astype(np.float64) * 1e300), memory=100)
     with pytest.raises(InputError, match=r"x\.npy' is in Fortran order and larger than the memory"):
         sources.read(folder_of(tmp_path / "d", np.asfortranarray(X)), memory=100)
-    with pytest.raises(InputError, match="does not take the option memory: parquet:PATH, .*, npy:X.npy,Y.npy, rows"):
+    with pytest.raises(InputError, match=r"does not take the option memory: parquet:PATH, .*, npy:X.npy,Y.npy, rows"):
         sources.read("fashion_mnist", memory=100)
 
 
