@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from benchmarks import common
+from benchmarks.peers.machine import rows as rows_of
 
 FEATURES, CLASSES, BATCHES = (64, 784, 4096), (2, 10, 100, 1000), (64, 256, 1024, 4096)
 PEERS = {"tfsoftmax": "ours", "JAX, lax.scan": "jax", "PyTorch, tensors": "torch"}
@@ -26,14 +27,15 @@ def main(threads: int, only: str) -> None:
     for name, group in _groups():
         if only not in name:
             continue
+        limits = common.run("machine", threads, cells=group)["cells"]  # beside each peer: machines drift
         try:
             found = common.run(f"shapes_{PEERS[name.split(':')[0]]}", threads, cells=group)["cells"]
         except common.Missing as error:
             print(f"{name:<28}  {error}", flush=True)
             continue
-        for cell, figures in zip(group, found, strict=True):
-            roof = _roofline(cell, figures["rows"], machine)
-            row = {"name": name, **cell, **figures, "ratio": figures["seconds"] / figures["products"]}
+        for cell, figures, limit in zip(group, found, limits, strict=True):
+            roof = _roofline(cell, machine)
+            row = {"name": name, **cell, **figures, "ratio": figures["seconds"] / limit["seconds"]}
             measured.append({**row, "of_roofline": figures["seconds"] / roof})
             print(
                 f"{name:<28}{cell['features']:>9,}{cell['classes']:>8,}{cell['batch_size']:>6,}{row['seconds']:>9.4f}"
@@ -65,8 +67,9 @@ def _groups() -> list[tuple[str, list[dict[str, Any]]]]:
     return groups
 
 
-def _roofline(cell: dict[str, Any], rows: int, machine: dict[str, Any]) -> float:
+def _roofline(cell: dict[str, Any], machine: dict[str, Any]) -> float:
     """Seconds that the machine needs for the products at its peak, or to read the rows once if that takes longer."""
+    rows = rows_of(cell)
     operations = 4 * rows * cell["features"] * cell["classes"]
     size = rows * cell["features"] * {"uint8": 1, "float32": 4}[cell["dtype"]]
     return float(max(operations / machine["peak"], size / machine["bandwidth"]))

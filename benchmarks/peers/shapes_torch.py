@@ -21,7 +21,7 @@ def run(cell):
             torch.nn.functional.cross_entropy(model(batch), labels[picked]).backward()
             optimizer.step()
 
-    return machine.measure(cell, epoch, len(rows))
+    return machine.measure(epoch)
 
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
