@@ -19,8 +19,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 CHECKOUT = Path(__file__).parent.parent
-# what would lead back to the checkout, or change how loud TensorFlow is
-_LEFT_OUT = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "TF_CPP_MIN_LOG_LEVEL", "TFDS_DATA_DIR")
+# what would lead back to the checkout, or change how loud TensorFlow is and how it compiles
+_LEFT_OUT = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "TF_CPP_MIN_LOG_LEVEL", "TFDS_DATA_DIR", "XLA_FLAGS")
 
 # has imported TensorFlow as a program would, through the wheel; runs in a child what a client sends to its socket
 _FORKING = """

@@ -293,7 +293,8 @@ class Rows:
             steps = tf.data.Dataset.range(self.steps, output_type=tf.int32)
             return steps.map(functools.partial(batch, order), num_parallel_calls=os.cpu_count())
 
-        epoch = tf.data.Dataset.from_tensors(0).map(begin).flat_map(batches)
+        plain = tf.autograph.experimental.do_not_convert  # they have no Python to convert; looking for it takes 1 s
+        epoch = tf.data.Dataset.from_tensors(0).map(plain(begin)).flat_map(plain(batches))
         epoch = untuned(epoch.apply(tf.data.experimental.assert_cardinality(self.steps)).prefetch(2))
         epoch.rows = self
         return epoch
@@ -317,7 +318,7 @@ class Rows:
         specs = [tf.TensorSpec((None, *shape), dtype) for shape, dtype in kinds[: 2 if self._weight is None else 3]]
         raw = tf.data.Dataset.from_generator(batches, output_signature=tuple(specs))
         raw = raw.apply(tf.data.experimental.assert_cardinality(self.steps))
-        return untuned(raw.map(prepared).prefetch(2))
+        return untuned(raw.map(tf.autograph.experimental.do_not_convert(prepared)).prefetch(2))
 
 
 def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:

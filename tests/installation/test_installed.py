@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -107,6 +108,7 @@ class Reader:
     def _run(self, *command, cwd=None, **variables):
         if self._programs:
             variables["PATH"] = f"{self._programs}:{self.environment.variables()['PATH']}"
+            variables["XLA_FLAGS"] = os.environ["XLA_FLAGS"]
         done = self.environment.run(*command, cwd=cwd or self.folder, **variables)
         self.printed = done.stdout
         return done.stderr

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -52,13 +51,8 @@ def cluster(served, tmp_path):
         yield process, port, tmp_path / "log"
     finally:
         family = [process, *psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        for member in family:
-            if member.pid != process.pid and member.is_running():
+        for member in family:  # how Ray ends is not ours to test, and takes half a minute
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
                 member.kill()
         process.wait()
         log.close()
