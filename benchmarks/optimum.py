@@ -13,7 +13,7 @@ GAP, LIMIT = 1e-3, 300.0  # nats; seconds after which a peer is given no more it
 ONE = [1e-4]
 SIXTEEN = [float(value) for value in np.geomspace(1e-4, 1e-1, 16)]
 MANY = [float(value) for value in np.geomspace(2e-6, 2e2, 45)]
-ITERATIONS = {"lbfgs": (50, 200, 400, 800), "newton-cg": (10, 20, 40, 80), "newton-cholesky": (5, 10, 20)}
+ITERATIONS = {"lbfgs": (50, 200, 400, 800, 1600), "newton-cg": (10, 20, 40, 80), "newton-cholesky": (5, 10, 20)}
 PEERS = {"tfsoftmax": "ours", "torch L-BFGS": "torch", "optax L-BFGS": "jax"}  # all others are scikit-learn's solvers
 FIRST_ORDER = "torch L-BFGS", "optax L-BFGS", "scikit-learn lbfgs"
 
