@@ -7,8 +7,8 @@ import shutil
 import sys
 import tempfile
 
-# before TensorFlow and TFDS are imported: no chatter, our own data folder, and a compiler that takes half the time
-# since most tests compile for a second and compute for a millisecond
+# before TensorFlow and TFDS are imported: no chatter, our own data folder, and a compiler that optimizes less: most
+# tests compile for a second and compute for a millisecond
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["TFDS_DATA_DIR"] = tempfile.mkdtemp(prefix="tfds-")
 os.environ["XLA_FLAGS"] = (

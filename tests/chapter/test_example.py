@@ -35,8 +35,9 @@ def test_the_notebook_is_the_example_and_runs(tmp_path, monkeypatch):
     assert "nan 0.0" in printed
 
 
-def test_a_loop_of_plain_keras_has_our_losses_and_weights(tmp_path):
+def test_a_loop_of_plain_keras_has_our_losses_and_weights(tmp_path, monkeypatch):
     """The other frameworks need environments of their own: ``python -m benchmarks chapter`` measures all of them."""
+    monkeypatch.delenv("XLA_FLAGS")  # compiled as users compile
     chapter.give(tmp_path, epochs=3)
     results = [
         chapter.measure(name, peer, 2, tmp_path) for name, peer in chapter.CASES if peer in ("ours", "tensorflow_keras")

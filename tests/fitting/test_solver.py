@@ -24,9 +24,8 @@ def probabilities(solution, x):
 
 @pytest.mark.parametrize(("load", "many"), [(load_wine, False), (load_breast_cancer, False), (load_wine, True)])
 def test_several_penalties_come_to_the_optimum_of_scikit_learn(load, many, monkeypatch):
-    if many:  # as so many rows that float32 comes first, and lanes that are done are left out of each pass
+    if many:  # float32 comes first, and passes leave out lanes that are done
         monkeypatch.setattr(solver, "_SMALL", 0)
-        monkeypatch.setattr(solver, "_COSTLY", 0)
     x, y = standardized(load)
     classes, weight = int(y.max()) + 1, np.linspace(0.5, 2, len(y)).astype(np.float32)
     model = tfsoftmax.SoftmaxRegression(classes)

@@ -52,7 +52,7 @@ def cluster(served, tmp_path):
     finally:
         family = [process, *psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
         for member in family:  # how Ray ends is not ours to test, and takes half a minute
-            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            with contextlib.suppress(psutil.NoSuchProcess):
                 member.kill()
         process.wait()
         log.close()

@@ -30,7 +30,6 @@ from tfsoftmax.spec import RunConfig
 TOL, PASSES = RunConfig.tol, RunConfig.passes
 _MOVES = 8, 60, 240  # passes after which the whitening moves to where a lane is
 _SMALL = 2**20  # numbers of rows below which float32 saves nothing
-_COSTLY = 2**30  # numbers of rows times classes above which a lane more in a pass costs more than to compile without it
 _PARAMETERS = 2**23  # of all lanes at once; the memory of L-BFGS holds each 30 times
 _POWER = 1e37  # mean squares of the features above which float32 sums of them overflow
 _NEVER = 60.0  # how far the bias of a class without rows is below the others: its probability is below 1e-25
@@ -384,13 +383,10 @@ def _whitened(whitening: Whitening, lanes: list[_Lane], gradients: np.ndarray) -
 
 
 def _run(over: Passes, kernels: Any, biases: Any, precision: str, lanes: int, shrink: bool) -> list[Totals]:
-    """A pass of the active lanes, filled up to one of few sizes, each of which compiles for about a second."""
+    """A pass of the active lanes, filled up to all ``lanes``, or three quarters, …, of them: few sizes compile."""
     active, size = len(kernels), lanes
-    while shrink and size > 1 and (size + 1) // 2 >= active:
-        size = (size + 1) // 2
-    if shrink and len(over.rows) * over.features * over.classes > _COSTLY:
-        step = max(1, lanes // 8)
-        size = min(size, step * math.ceil(active / step))
+    while shrink and 3 * size // 4 >= active:
+        size = 3 * size // 4
     filled = [0] * (size - active)
     kernel, bias = (np.stack([*part, *(part[k] for k in filled)]) for part in (kernels, biases))
     totals = over.run(kernel, bias, precision)
