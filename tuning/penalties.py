@@ -46,13 +46,13 @@ def chosen(rows: Sequence[dict[str, Any]], objective: str) -> dict[str, Any]:
 
 def figures_of(rows: Rows, found: Sequence[Solution]) -> dict[str, np.ndarray]:
     """Loss and accuracy of each solution on ``rows``, weights aside: float64 ``(solutions,)``."""
+    kernels, biases = np.concatenate([one.kernel for one in found], axis=1), np.stack([one.bias for one in found])
     loss, right, unshuffled = np.zeros(len(found)), np.zeros(len(found)), rows.like(rows.spec, rows.batch_size)
     for x, y, *_ in unshuffled.dataset():
-        flat, labels = x.numpy().reshape(len(y), -1), y.numpy()
-        for k, one in enumerate(found):
-            logits = flat @ one.kernel + one.bias
-            loss[k] += cross_entropy(logits, labels).sum()
-            right[k] += (logits.argmax(axis=1) == labels).sum()
+        logits = (x.numpy().reshape(len(y), -1) @ kernels).reshape(len(y), *biases.shape) + biases
+        labels = np.repeat(y.numpy(), len(found))
+        loss += cross_entropy(logits.reshape(len(labels), -1), labels).reshape(len(y), -1).sum(axis=0)
+        right += (logits.argmax(axis=-1) == y.numpy()[:, None]).sum(axis=0)
     return {"loss": loss / len(rows), "accuracy": right / len(rows)}
 
 

@@ -167,16 +167,12 @@ def _sweep(data: Data, folds: int | None, l2: list[float], progress: bool) -> li
     """Solve all penalties; one row each: of folds means by rows, the largest gap and the sum of the passes."""
     begin = said = time.perf_counter()
 
-    def on_pass(lanes: list[Progress]) -> None:
+    def on_pass(now: Progress) -> None:
         nonlocal said
         if progress and time.perf_counter() - said > _EVERY:
             said = time.perf_counter()
-            passes = max(lane.passes for lane in lanes)
-            print(
-                f"pass {passes}: {len(lanes)} penalties left of {len(l2)}, {said - begin:.0f} s",
-                file=sys.stderr,
-                flush=True,
-            )
+            left = sum(one <= now.l2 for one in l2)
+            print(f"{left} penalties left of {len(l2)}, {said - begin:.0f} s", file=sys.stderr, flush=True)
 
     solved, figures, counts = [], [], []
     for train_rows, val_rows in _parts(data, folds):

@@ -1,4 +1,4 @@
-"""SolvedTuner: trials at their optimum; the penalties of a group are lanes of the solver."""
+"""SolvedTuner: trials at their optimum; the penalties of a group are solved one from the other."""
 
 from __future__ import annotations
 
@@ -36,9 +36,8 @@ class SolvedTuner(LaneTuner):
         l2 = [call.lane.l2 for call in calls]
         of = dict(zip(l2, trials, strict=True))
 
-        def on_pass(lanes: list[Progress]) -> None:
-            for lane in lanes:
-                self.epoch_ended(of[lane.l2], lane.passes - 1, {})
+        def on_pass(now: Progress) -> None:
+            self.epoch_ended(of[now.l2], now.passes - 1, {})
 
         found = optimum(train, len(train.spec.classes), l2, tol=config.tol, passes=config.passes, on_pass=on_pass)
         figures = figures_of(train, found)

@@ -42,9 +42,7 @@ def test_the_distance_to_the_optimum_is_at_most_the_gap(seed, power, away, tilt,
     kernel = best.coef_.T + 10**away * rng.normal(size=(features, classes))
     bias = best.intercept_ + 10**tilt * rng.normal(size=classes)
     value, residuals, loss, largest = objective(x, y, weight, kernel, bias, penalty)
-    totals = Totals(
-        np.array([loss]), (x.T @ residuals)[None], residuals.sum(axis=0)[None], np.zeros(1), np.array([largest])
-    )
+    totals = Totals(np.array(loss), x.T @ residuals, residuals.sum(axis=0), np.zeros(()), np.array(largest))
     hot = np.eye(classes)[y] * weight[:, None] / rows
     moments = Moments(hot.sum(axis=0), x.T @ hot, np.array((weight * (x**2).sum(axis=1)).mean()))
     lower, upper = bounds(penalty, kernel, bias, totals, moments, rows)
@@ -66,7 +64,7 @@ def test_without_a_gradient_by_the_bias_the_gap_is_the_squared_gradient_over_twi
     value, residuals, loss, largest = objective(x, y, weight, kernel, bias, penalty)
     gradient = x.T @ residuals
     hot = np.eye(3)[y] / 90
-    totals = Totals(np.array([loss]), gradient[None], residuals.sum(axis=0)[None], np.zeros(1), np.array([largest]))
+    totals = Totals(np.array(loss), gradient, residuals.sum(axis=0), np.zeros(()), np.array(largest))
     moments = Moments(hot.sum(axis=0), x.T @ hot, np.array((x**2).sum(axis=1).mean()))
     lower, upper = bounds(penalty, kernel, bias, totals, moments, 90)
     slope = np.linalg.norm(gradient + penalty * kernel)

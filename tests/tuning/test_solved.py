@@ -67,8 +67,8 @@ def test_of_equal_trials_the_one_with_the_lower_loss_is_the_best(tmp_path):
     assert [(row["gap"] is None, row["converged"]) for row in found.trials if row["l2"] == 0] == [(True, False)] * 2
     equal = [row for row in found.trials if row["val_accuracy"] == max(row["val_accuracy"] for row in found.trials)]
     assert len(equal) > 1
-    best = min(equal, key=lambda row: row["val_loss"])
-    assert (found.best.l2, found.best.preprocess) == (best["l2"], best["preprocess"])
+    (best,) = [row for row in equal if (row["l2"], row["preprocess"]) == (found.best.l2, found.best.preprocess)]
+    assert best["val_loss"] == min(row["val_loss"] for row in equal) < max(row["val_loss"] for row in equal)
 
 
 def test_command_line(file, tfsoftmax_cli, tmp_path):

@@ -25,7 +25,7 @@ def bounds(
         penalty: above 0; twice Keras's ``l2``.
         kernel: ``W``, float64 ``(F, C)``.
         bias: of features less their centre, float64 ``(C,)``.
-        totals: of this one lane at ``kernel`` and ``bias``, computed in float64.
+        totals: at ``kernel`` and ``bias``, computed in float64.
         moments: of the rows.
         rows: how many.
 
@@ -33,22 +33,22 @@ def bounds(
         A lower bound of ``min f`` and an upper bound of ``f(W, b)``.
     """
     there = moments.mass > 0
-    bias, residual = np.where(there, bias, 0.0), totals.bias[0]
+    bias, residual = np.where(there, bias, 0.0), totals.bias
     predicted = residual + moments.mass
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.where(there, residual / predicted, 0.0)
     mixed = max(0.0, float(share.max()))  # t of q = (1 - t) p + t u
     mass = moments.mass.sum()
     added = np.maximum(moments.mass - (1 - mixed) * predicted, 0.0) / mass  # t u
-    gradient = totals.kernel[0]
-    entropy = totals.loss[0] - (kernel * gradient).sum() - (bias * residual).sum()
+    gradient = totals.kernel
+    entropy = totals.loss - (kernel * gradient).sum() - (bias * residual).sum()
     shift = np.outer(moments.means.sum(axis=1), added) - mixed * (gradient + moments.means)
     slope = np.linalg.norm(gradient + penalty * kernel + shift)
     operations = rows + len(kernel) + kernel.shape[1]
     size, length = np.sqrt(moments.power * mass), np.linalg.norm(kernel)
-    lost = 2 * operations * _EPSILON * (1 + totals.largest[0]) * size
+    lost = 2 * operations * _EPSILON * (1 + totals.largest) * size
     gap = (slope + lost) ** 2 / (2 * penalty) - (kernel * shift).sum() + (bias * residual).sum()
     gap += max(0.0, mixed * entropy)
-    value = totals.loss[0] + penalty / 2 * length**2
-    error = operations * _EPSILON * (totals.loss[0] + length * (size + penalty * length))
+    value = totals.loss + penalty / 2 * length**2
+    error = operations * _EPSILON * (totals.loss + length * (size + penalty * length))
     return float(value - gap - error), float(value + error)

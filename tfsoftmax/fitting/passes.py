@@ -1,4 +1,4 @@
-"""Whole passes over rows: the loss of several models at once and its gradient, and what the solver asks of the rows.
+"""Whole passes over rows: the loss of a model and its gradient, and what the solver asks of the rows.
 
 A pass is one function: a loop over blocks of rows that stay in the processor's caches, from raw inputs to sums.
 """
@@ -23,14 +23,14 @@ _SAMPLE, _LARGEST = 8192, 2**26  # rows that centre and curvature are taken from
 
 
 class Totals(NamedTuple):
-    """Sums over all rows, divided by the number of rows, of K lanes of C classes and F features; float64.
+    """Sums over all rows, divided by the number of rows, for C classes and F features; float64.
 
     Args:
-        loss: weighted cross-entropy in nats ``(K,)``.
-        kernel: its gradient by the kernel, for features less their centre ``(K, F, C)``.
-        bias: its gradient by the bias ``(K, C)``.
-        margin: the smallest difference between the label's logit and the best other one ``(K,)``.
-        largest: the largest logit by its amount ``(K,)``.
+        loss: weighted cross-entropy in nats ``()``.
+        kernel: its gradient by the kernel, for features less their centre ``(F, C)``.
+        bias: its gradient by the bias ``(C,)``.
+        margin: the smallest difference between the label's logit and the best other one ``()``.
+        largest: the largest logit by its amount ``()``.
     """
 
     loss: np.ndarray
@@ -101,23 +101,21 @@ class Passes:
         """One pass.
 
         Args:
-            kernel: of each lane ``(K, F, C)``.
-            bias: of features less their centre ``(K, C)``; -inf for a class that never is.
+            kernel: ``(F, C)``.
+            bias: of features less their centre ``(C,)``; -inf for a class that never is.
             precision: ``"float32"`` products and sums within half a block, float64 sums of them; or all in
                 ``"float64"``.
         """
-        lanes = len(kernel)
-        flat = tf.constant(kernel.transpose(1, 0, 2).reshape(self.features, -1), precision)
-        zero = np.zeros(lanes), np.zeros((lanes * self.classes, self.features)), np.zeros((lanes, self.classes))
-        start = Totals(*zero, np.full(lanes, np.inf), np.zeros(lanes))
-        loss, kernels, biases, margin, largest = self._sums(_loss, start, flat, tf.constant(bias, precision))
-        shaped = kernels.reshape(lanes, self.classes, self.features).transpose(0, 2, 1)
-        count = len(self.rows)
-        return Totals(loss / count, shaped / count, biases / count, margin, largest)
+        zero = np.zeros(()), np.zeros((self.classes, self.features)), np.zeros(self.classes)
+        start = Totals(*zero, np.array(np.inf), np.zeros(()))
+        given = tf.constant(kernel, precision), tf.constant(bias, precision)
+        *sums, margin, largest = self._sums(_loss, start, *given)
+        loss, kernels, biases = (total / len(self.rows) for total in sums)
+        return Totals(loss, kernels.T, biases, margin, largest)
 
     def _moments(self) -> Moments:
         start = Moments(np.zeros(self.classes), np.zeros((self.features, self.classes)), np.zeros(()))
-        given = tf.zeros((self.features, 0), tf.float64), tf.zeros((0, self.classes), tf.float64)
+        given = tf.zeros((self.features, 0), tf.float64), tf.zeros(self.classes, tf.float64)
         return Moments(*(total / len(self.rows) for total in self._sums(_moments, start, *given)))
 
     def _sums(self, add: Callable[..., Any], start: Any, kernel: tf.Tensor, bias: tf.Tensor) -> list[np.ndarray]:
@@ -196,29 +194,29 @@ def _pass(
 def _loss(
     x: tf.Tensor, labels: tf.Tensor, weight: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor
 ) -> tuple[tf.Tensor, ...]:
-    dtype, (lanes, classes) = x.dtype, bias.shape
-    logits = tf.reshape(tf.matmul(x, kernel), (-1, lanes, classes)) + bias
-    hot = tf.one_hot(labels, classes, dtype=tf.bool, on_value=True, off_value=False)[:, None, :]
-    right = tf.reduce_sum(tf.where(hot, logits, tf.zeros((), dtype)), axis=-1)
-    other = tf.reduce_max(tf.where(hot, tf.constant(-np.inf, dtype), logits), axis=-1)
-    top = tf.maximum(right, other)[..., None]
+    dtype = x.dtype
+    logits = tf.matmul(x, kernel) + bias
+    hot = tf.one_hot(labels, bias.shape[0], dtype=tf.bool, on_value=True, off_value=False)
+    right = tf.reduce_sum(tf.where(hot, logits, tf.zeros((), dtype)), axis=1)
+    other = tf.reduce_max(tf.where(hot, tf.constant(-np.inf, dtype), logits), axis=1)
+    top = tf.maximum(right, other)[:, None]
     exps = tf.exp(logits - top)
-    sums = tf.reduce_sum(exps, axis=-1, keepdims=True)
-    losses = (tf.math.log(sums[..., 0]) + (top[..., 0] - right)) * weight[:, None]
-    residuals = (exps / sums - tf.cast(hot, dtype)) * weight[:, None, None]
+    sums = tf.reduce_sum(exps, axis=1, keepdims=True)
+    losses = (tf.math.log(sums[:, 0]) + (top[:, 0] - right)) * weight
+    residuals = (exps / sums - tf.cast(hot, dtype)) * weight[:, None]
     finite = tf.where(tf.math.is_finite(logits), tf.abs(logits), tf.zeros((), dtype))
     return (
-        tf.reduce_sum(tf.cast(losses, tf.float64), axis=0),
-        tf.matmul(tf.reshape(residuals, (-1, lanes * classes)), x, transpose_a=True),
+        tf.reduce_sum(tf.cast(losses, tf.float64)),
+        tf.matmul(residuals, x, transpose_a=True),
         tf.reduce_sum(tf.cast(residuals, tf.float64), axis=0),
-        tf.reduce_min(tf.where(weight[:, None] > 0, right - other, tf.constant(np.inf, dtype)), axis=0),
-        tf.reduce_max(finite, axis=(0, 2)),
+        tf.reduce_min(tf.where(weight > 0, right - other, tf.constant(np.inf, dtype))),
+        tf.reduce_max(finite),
     )
 
 
 def _moments(
     x: tf.Tensor, labels: tf.Tensor, weight: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor
 ) -> tuple[tf.Tensor, ...]:
-    of_class = tf.one_hot(labels, bias.shape[-1], dtype=x.dtype) * weight[:, None]
+    of_class = tf.one_hot(labels, bias.shape[0], dtype=x.dtype) * weight[:, None]
     power = tf.reduce_sum(tf.reduce_sum(x * x, axis=1) * weight)
     return tf.reduce_sum(of_class, axis=0), tf.matmul(x, of_class, transpose_a=True), power

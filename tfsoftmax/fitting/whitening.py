@@ -2,7 +2,9 @@
 
 Two weights of one class bend the loss together by ``sum(w p (1 - p) x xᵀ) / n`` and the penalty. The blocks come from a
 sample of the rows at one point: at zero weights they are the Gram matrix of the rows, the same for all classes; further
-on each class has its own, of the rows that it has not decided about. Eigenvectors serve every penalty.
+on each class has its own, of the rows that it has not decided about. All are taken as diagonal in the eigenvectors of
+their mean, which serve every class and penalty. Products are TensorFlow's: threads that wait for NumPy's next one would
+take a core from the passes.
 """
 
 from __future__ import annotations
@@ -11,9 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 _WIDE = 4096  # features above which a block is too large, and its diagonal is taken
-_NUMBERS = 2**27  # of the blocks of all classes, above which they have that of zero weights
-_TOP = 3  # rows of a block for each feature: those that weigh most; the rest counts as rows at zero weights do
 _LEAST = 1e-9  # of the largest curvature, where there is no penalty
+_NEAR, _FAR = 30, 5  # passes after which the blocks are taken anew: at most; and of a penalty that has become a quarter
 
 
 class Whitening:
@@ -32,18 +33,19 @@ class Whitening:
         self._there = mass > 0
         shares = (weight if weight.any() else np.ones_like(weight))[:, None]
         shares = shares / shares.sum()
-        self._x, self._weight, self._classes = x, shares * np.float32(mass.sum()), len(mass)
+        self._x, self._weight = x, shares * np.float32(mass.sum())
         weighted = x * shares
         self._vectors: tf.Tensor | None = None
         if x.shape[1] > _WIDE:
             squares = values = (weighted * x).sum(axis=0)
         else:
-            self._gram = weighted.T @ x
-            values, self._vectors = tf.linalg.eigh(self._gram[None])
-            squares = self._gram.diagonal()
+            gram = weighted.T @ x
+            values, self._vectors = tf.linalg.eigh(gram)
+            squares = gram.diagonal()
         self.deviation = np.sqrt(np.append(squares, 1.0).astype(np.float64))[:, None]
-        # of a block whose rows have the weight 1 together: its eigenvalues, and where its rows have their mean
-        self._values, self._means = np.maximum(values, 0).reshape(1, -1), np.zeros((1, x.shape[1]), np.float32)
+        # of a block whose rows have the weight 1 together: along each vector, and where its rows have their mean
+        self._values, self._means = np.maximum(values, 0).reshape(-1, 1), np.zeros((x.shape[1], 1), np.float32)
+        self._passes, self._penalty = 0, np.inf
 
     def shares(self, point: np.ndarray) -> np.ndarray:
         """``sum(w p (1 - p)) / n`` for a model ``(F + 1, C)``: how heavy its blocks are, ``(C,)``."""
@@ -56,38 +58,37 @@ class Whitening:
         p = exps / exps.sum(axis=1, keepdims=True)
         return np.maximum(p * (1 - p), np.float32(1e-7)) * self._weight
 
-    def move(self, point: np.ndarray) -> None:
-        """Take the blocks at one model ``(F + 1, C)``."""
-        features = self._x.shape[1]
-        if self._vectors is None or self._classes * features**2 > _NUMBERS:
-            return
-        blocks, means = [], []
-        top = min(_TOP * features, len(self._x))
-        for of_rows in self._heavy(point).T:
-            mass = float(of_rows.sum()) or 1.0
-            chosen = np.argpartition(of_rows, len(of_rows) - top)[-top:]
-            x, share = self._x[chosen], of_rows[chosen] / mass
-            mean = share @ x
-            x *= np.sqrt(share)[:, None]
-            means.append(mean)
-            blocks.append(x.T @ x + (1 - share.sum()) * self._gram - np.outer(mean, mean))
-        values, self._vectors = tf.linalg.eigh(np.stack(blocks))
-        self._values, self._means = np.maximum(values.numpy(), 0), np.stack(means)
+    def follow(self, point: np.ndarray, penalty: float) -> bool:
+        """Count a pass; where it is time, take the blocks at the model ``point`` ``(F + 1, C)``, and return true."""
+        self._passes += 1
+        if self._vectors is None or self._passes < (_FAR if penalty <= self._penalty / 4 else _NEAR):
+            return False
+        self._passes, self._penalty = 0, penalty
+        heavy = self._heavy(point)
+        heavy /= heavy.sum(axis=0)
+        means = tf.matmul(self._x, heavy, transpose_a=True)
+        mean = tf.matmul(self._x * heavy.mean(axis=1)[:, None], self._x, transpose_a=True)
+        vectors = tf.linalg.eigh(mean - tf.matmul(means, means, transpose_b=True) / heavy.shape[1])[1]
+        along = tf.matmul(tf.matmul(self._x, vectors) ** 2, heavy, transpose_a=True)
+        values = along - tf.matmul(vectors, means, transpose_a=True) ** 2
+        self._vectors, self._means = vectors, means.numpy()
+        self._values = np.maximum(values, 0)
+        return True
 
-    def __call__(self, gradients: np.ndarray, penalties: np.ndarray, shares: np.ndarray) -> np.ndarray:
-        """Gradients ``(K, F + 1, C)`` times the inverse blocks of penalties ``(K,)`` and shares ``(K, C)``."""
-        by_class = np.ascontiguousarray(gradients.transpose(2, 1, 0), np.float32)  # (C, F + 1, K)
-        shares = shares.T[:, None, :]
-        kernel, bias = by_class[:, :-1], by_class[:, -1:]
-        kernel = kernel - self._means[:, :, None] * bias  # around the block's own mean the bias stands for itself
-        scale = self._values[:, :, None] * shares
-        scale = scale + np.maximum(penalties, _LEAST * scale.max(axis=(0, 1))).astype(np.float32)
-        if self._vectors is None:
-            white = kernel / scale
-        else:
-            along = tf.matmul(self._vectors, kernel, transpose_a=True)  # NumPy takes ten times as long for few columns
-            white = tf.matmul(self._vectors, along / scale).numpy()
-        white_bias = bias / shares - (self._means[:, :, None] * white).sum(axis=1, keepdims=True)
-        made: np.ndarray = np.concatenate([white, white_bias], axis=1)
-        made[self._there] -= made[self._there].mean(axis=0)  # what all classes share has no effect but its penalty
-        return np.ascontiguousarray(made.transpose(2, 1, 0), np.float64)
+    def __call__(self, gradients: np.ndarray, penalty: float, shares: np.ndarray) -> np.ndarray:
+        """Gradients ``(K, F + 1, C)`` times the inverse blocks of a penalty and shares ``(C,)``."""
+        made = np.empty_like(gradients)
+        shares = shares.astype(np.float32)
+        scale = self._values * shares
+        scale = scale + np.float32(max(penalty, _LEAST * float(scale.max())))
+        for gradient, white in zip(gradients.astype(np.float32), made, strict=True):
+            kernel = gradient[:-1] - self._means * gradient[-1]  # around a block's own mean the bias stands for itself
+            if self._vectors is None:
+                kernel /= scale
+            else:
+                along = tf.matmul(self._vectors, kernel, transpose_a=True)
+                kernel = tf.matmul(self._vectors, along / scale).numpy()
+            white[:-1], white[-1] = kernel, gradient[-1] / shares - (self._means * kernel).sum(axis=0)
+        # what all classes share has no effect but its penalty
+        made[..., self._there] -= made[..., self._there].mean(axis=-1, keepdims=True)
+        return made

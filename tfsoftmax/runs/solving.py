@@ -25,15 +25,12 @@ def to_the_optimum(model: keras.Sequential, config: RunConfig, data: Data, log: 
     """Solve for the training rows, give ``model`` the weights, fill ``log``; returns the certificate."""
     begin = said = time.perf_counter()
 
-    def on_pass(lanes: list[Progress]) -> None:
+    def on_pass(now: Progress) -> None:
         nonlocal said
-        (lane,) = lanes
-        log.rows.append({"epoch": lane.passes, "objective": lane.objective, "gap": lane.gap})
+        log.rows.append({"epoch": now.passes, "objective": now.objective, "gap": now.gap})
         if progress and time.perf_counter() - said > _EVERY:
             said = time.perf_counter()
-            print(
-                f"pass {lane.passes}  objective {lane.objective:.6f}  gap {lane.gap:.2g}", file=sys.stderr, flush=True
-            )
+            print(f"pass {now.passes}  objective {now.objective:.6f}  gap {now.gap:.2g}", file=sys.stderr, flush=True)
 
     prepare(model, data.spec.features)
     rows = data.train.rows
