@@ -227,7 +227,7 @@ class _Penalty:
         tilt = float((moments.means**2).sum() / moments.mass[moments.mass > 0].min() ** 2) / (2 * penalty or 1.0)
         descent.to(penalty, tilt, self._whitened)
         self.passes, self.separable = 0, False
-        self.precision = "float32"
+        self.precision = "float64" if len(over.rows) * over.features <= _SMALL else "float32"
         self.kernel, self.bias = np.empty(0, np.float32), np.empty(0, np.float32)
         self.loss, self.gap = math.nan, None if penalty == 0 else math.inf
         self.slope, self.objective, self.flat = math.inf, math.inf, False
@@ -235,8 +235,7 @@ class _Penalty:
 
     def solve(self, on_pass: Callable[[Progress], None] | None) -> None:
         """Go to the optimum, and certify what float32 makes of it; where that is not enough, once more in float64."""
-        small = len(self.over.rows) * self.over.features <= _SMALL
-        for precision in ("float64",) if small else ("float32", "float64"):
+        for precision in dict.fromkeys((self.precision, "float64")):
             if precision != self.precision:
                 self.precision = precision
                 self.descent.restart()
