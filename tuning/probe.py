@@ -187,9 +187,9 @@ def _sweep(data: Data, folds: int | None, l2: list[float], progress: bool) -> li
             for name in ("loss", "accuracy"):
                 means = [of_fold[s][name][k] for of_fold in figures]
                 row[f"{split}_{name}"] = float(np.average(means, weights=[count[s] for count in counts]))
-        lanes = [found[k] for found in solved]
-        row["gap"] = max(math.nan if one.gap is None else one.gap for one in lanes)
-        row |= {"passes": sum(one.passes for one in lanes), "converged": all(one.converged for one in lanes)}
+        of_folds = [found[k] for found in solved]
+        row["gap"] = max(math.nan if one.gap is None else one.gap for one in of_folds)
+        row |= {"passes": sum(one.passes for one in of_folds), "converged": all(one.converged for one in of_folds)}
         rows.append(row)
     return rows
 

@@ -24,7 +24,7 @@ def probabilities(solution, x):
 
 @pytest.mark.parametrize(("load", "many"), [(load_wine, False), (load_breast_cancer, False), (load_wine, True)])
 def test_several_penalties_come_to_the_optimum_of_scikit_learn(load, many, monkeypatch):
-    if many:  # float32 comes first, and passes leave out lanes that are done
+    if many:  # float32 comes first
         monkeypatch.setattr(solver, "_SMALL", 0)
     x, y = standardized(load)
     classes, weight = int(y.max()) + 1, np.linspace(0.5, 2, len(y)).astype(np.float32)

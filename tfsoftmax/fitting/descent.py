@@ -58,7 +58,7 @@ class Descent:
         Args:
             penalty: of half the squared kernel; at least 0.
             tilt: what the squared gradient by the bias adds to the gap, about.
-            whitened: returns gradients ``(K, F + 1, C)`` in the metric of the descent.
+            whitened: returns a gradient in the metric of the descent.
         """
         added = np.full((len(self.point), 1), penalty - self.penalty)
         added[-1] = 0.0
@@ -150,13 +150,11 @@ class Descent:
         for pair in reversed(self.pairs):
             shares.append(pair.inverse * _dot(pair.step, way))
             way -= shares[-1] * pair.change
+        white = self._whitened(way)
         if self.pairs:
             last = self.pairs[-1]
-            white, change = self._whitened(np.stack([way, last.change]))
-            if (scale := last.inverse * _dot(last.change, change)) > 0:
+            if (scale := last.inverse * _dot(last.change, self._whitened(last.change))) > 0:
                 white /= scale
-        else:
-            (white,) = self._whitened(way[None])
         for pair, share in zip(self.pairs, reversed(shares), strict=True):
             white += pair.step * (share - pair.inverse * _dot(pair.change, white))
         self._way, self._ending, self._step, self._fails = -white, False, 1.0, 0

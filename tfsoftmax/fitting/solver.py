@@ -199,10 +199,9 @@ def optimum(
         raise InputError("the features of a row are beyond 1e18, and their squares beyond float32: standardize them")
     whitening = Whitening(*over.sample, over.moments.mass)
     descent, found = Descent(_start(over), tol), {}
-    for k in sorted(range(len(wanted)), key=lambda k: -wanted[k]):
-        one = _Penalty(2 * wanted[k], descent, whitening, over, passes)
-        one.solve(on_pass)
-        found[k] = one.solution()
+    with np.errstate(over="ignore", invalid="ignore"):  # a step that is too long is taken back
+        for k in sorted(range(len(wanted)), key=lambda k: -wanted[k]):
+            found[k] = _Penalty(2 * wanted[k], descent, whitening, over, passes).solve(on_pass)
     return [found[k] for k in range(len(wanted))]
 
 
@@ -217,7 +216,7 @@ def _start(over: Passes) -> np.ndarray:
 
 
 class _Penalty:
-    """One penalty on the way: passes so far, and the certificate of where ``descent`` is."""
+    """One penalty on the way of ``descent``: passes so far, and what they have shown."""
 
     def __init__(self, penalty: float, descent: Descent, whitening: Whitening, over: Passes, passes: int):
         self.penalty, self.tol, self.most = penalty, descent.tol, passes
@@ -228,25 +227,21 @@ class _Penalty:
         descent.to(penalty, tilt, self._whitened)
         self.passes, self.separable = 0, False
         self.precision = "float64" if len(over.rows) * over.features <= _SMALL else "float32"
-        self.kernel, self.bias = np.empty(0, np.float32), np.empty(0, np.float32)
-        self.loss, self.gap = math.nan, None if penalty == 0 else math.inf
-        self.slope, self.objective, self.flat = math.inf, math.inf, False
         self.lower, self.about = 0.0, math.inf  # bound of the lowest objective; the gap in this precision
 
-    def solve(self, on_pass: Callable[[Progress], None] | None) -> None:
+    def solve(self, on_pass: Callable[[Progress], None] | None) -> Solution:
         """Go to the optimum, and certify what float32 makes of it; where that is not enough, once more in float64."""
-        for precision in dict.fromkeys((self.precision, "float64")):
-            if precision != self.precision:
-                self.precision = precision
-                self.descent.restart()
+        while True:
             there = self.spent or self.separable
             while not there:
                 there = self._step()
                 if on_pass is not None:
                     on_pass(Progress(self.penalty / 2, self.passes, self.descent.value, self.about))
-            self._certify()
-            if self.converged or self.passes >= self.most or self.separable:
-                return
+            found = self._certified()
+            if found.converged or found.passes >= self.most or self.separable or self.precision == "float64":
+                return found
+            self.precision = "float64"
+            self.descent.restart()
 
     @property
     def spent(self) -> bool:
@@ -258,22 +253,21 @@ class _Penalty:
         never = self.over.moments.mass <= 0
         totals = self.over.run(trial[:-1], np.where(never, -np.inf, trial[-1]), self.precision)
         self.passes += 1
-        with np.errstate(over="ignore", invalid="ignore"):
-            gradient = self._gradient(totals, trial[:-1])
-            if self.penalty > 0:
-                lower, upper = self._bounds(trial[:-1], trial[-1], totals)
-                if self.precision == "float64" and math.isfinite(lower):
-                    self.lower = max(self.lower, lower)
-                self.about = upper - max(self.lower, lower)
-            self.separable = self.penalty == 0 and bool(totals.margin > 0)
-            end = self.separable or (self.penalty > 0 and self.about <= 0.8 * self.tol)
-            descent.take(float(totals.loss), gradient, self.precision, end)
-            if self.whitening.follow(descent.point, self.penalty):
-                self.shares = self.whitening.shares(descent.point)
+        gradient = self._gradient(totals, trial[:-1])
+        if self.penalty > 0:
+            lower, upper = self._bounds(trial[:-1], trial[-1], totals)
+            if self.precision == "float64" and math.isfinite(lower):
+                self.lower = max(self.lower, lower)
+            self.about = upper - max(self.lower, lower)
+        self.separable = self.penalty == 0 and bool(totals.margin > 0)
+        end = self.separable or (self.penalty > 0 and self.about <= 0.8 * self.tol)
+        descent.take(float(totals.loss), gradient, self.precision, end)
+        if self.whitening.follow(descent.point, self.penalty):
+            self.shares = self.whitening.shares(descent.point)
         return end or descent.stuck or self.spent or (self.penalty == 0 and self._flat(descent.gradient))
 
-    def _whitened(self, gradients: np.ndarray) -> np.ndarray:
-        return self.whitening(gradients, self.penalty, self.shares)
+    def _whitened(self, gradient: np.ndarray) -> np.ndarray:
+        return self.whitening(gradient, self.penalty, self.shares)
 
     def _gradient(self, totals: Totals, kernel: np.ndarray) -> np.ndarray:
         """Of the objective ``(F + 1, C)``."""
@@ -285,57 +279,47 @@ class _Penalty:
     def _flat(self, gradient: np.ndarray) -> bool:
         return bool((np.abs(gradient) <= 0.01 * self.tol * self.whitening.deviation).all())
 
-    def _certify(self) -> None:
+    def _certified(self) -> Solution:
         """Round the point to the float32 model, and bound in float64 how far that is from the optimum."""
         kernel, there, centre = self.descent.point[:-1], self.over.moments.mass > 0, self.over.centre.astype(np.float64)
-        self.kernel = kernel.astype(np.float32)
-        kernel = self.kernel.astype(np.float64)
+        kept = kernel.astype(np.float32)
+        kernel = kept.astype(np.float64)
         bias = self.descent.point[-1] - centre @ kernel
-        self.bias = np.where(there, bias, bias[there].mean() - _NEVER).astype(np.float32)
-        bias = np.where(there, self.bias + centre @ kernel, -np.inf)  # of features less their centre
+        kept_bias = np.where(there, bias, bias[there].mean() - _NEVER).astype(np.float32)
+        bias = np.where(there, kept_bias + centre @ kernel, -np.inf)  # of features less their centre
         totals = self.over.run(kernel, bias, "float64")
         self.passes += 1
         gradient = self._gradient(totals, kernel)
-        self.slope, self.flat = float(np.linalg.norm(gradient)), self._flat(gradient)
-        self.loss = float(totals.loss)
-        self.objective = self.loss + self.penalty / 2 * float((kernel**2).sum())
+        slope, loss, gap = float(np.linalg.norm(gradient)), float(totals.loss), None
         if self.penalty > 0:
             lower, upper = self._bounds(kernel, bias, totals)
             self.lower = max(self.lower, lower)
-            self.gap = upper - self.lower
-
-    @property
-    def converged(self) -> bool:
-        if self.separable:
-            return False
-        return self.flat if self.gap is None else self.gap <= self.tol
-
-    def solution(self) -> Solution:
-        """What this penalty has come to."""
+            gap = upper - self.lower
+        converged = not self.separable and (self._flat(gradient) if gap is None else gap <= self.tol)
         return Solution(
-            self.penalty / 2,
-            self.loss,
-            self.objective,
-            self.slope,
-            self.gap,
-            self.passes,
-            self.converged,
-            self.precision,
-            "" if self.converged else self._why(),
-            self.kernel,
-            self.bias,
+            l2=self.penalty / 2,
+            loss=loss,
+            objective=loss + self.penalty / 2 * float((kernel**2).sum()),
+            gradient=slope,
+            gap=gap,
+            passes=self.passes,
+            converged=converged,
+            precision=self.precision,
+            why="" if converged else self._why(slope, gap),
+            kernel=kept,
+            bias=kept_bias,
         )
 
-    def _why(self) -> str:
+    def _why(self, slope: float, gap: float | None) -> str:
         if self.separable:
             return (
                 "the classes are separable and there is no penalty: larger weights always lower the loss, so there is "
                 "no optimum; take l2 above 0"
             )
-        if self.gap is None:
-            where = f"there is no penalty, so no bound of the distance to an optimum; the gradient is {self.slope:.2g}"
+        if gap is None:
+            where = f"there is no penalty, so no bound of the distance to an optimum; the gradient is {slope:.2g}"
         else:
-            where = f"the loss is within {self.gap:.2g} nats of the optimum, and {self.tol:.2g} was wanted"
+            where = f"the loss is within {gap:.2g} nats of the optimum, and {self.tol:.2g} was wanted"
         if self.passes >= self.most:
             return f"{where}, after all {self.most} passes: take more passes, or a larger penalty"
         return f"{where}: float32 weights, or float64 sums, come no closer on these rows; standardize the features"

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 _WIDE = 4096  # features above which a block is too large, and its diagonal is taken
 _LEAST = 1e-9  # of the largest curvature, where there is no penalty
-_NEAR, _FAR = 30, 5  # passes after which the blocks are taken anew: at most; and of a penalty that has become a quarter
+_NEAR, _FAR = 30, 5  # passes after which the blocks are taken anew: at most; and of a penalty below a quarter
 
 
 class Whitening:
@@ -61,7 +61,7 @@ class Whitening:
     def follow(self, point: np.ndarray, penalty: float) -> bool:
         """Count a pass; where it is time, take the blocks at the model ``point`` ``(F + 1, C)``, and return true."""
         self._passes += 1
-        if self._vectors is None or self._passes < (_FAR if penalty <= self._penalty / 4 else _NEAR):
+        if self._vectors is None or self._passes < (_FAR if penalty < self._penalty / 4 else _NEAR):
             return False
         self._passes, self._penalty = 0, penalty
         heavy = self._heavy(point)
@@ -75,20 +75,18 @@ class Whitening:
         self._values = np.maximum(values, 0)
         return True
 
-    def __call__(self, gradients: np.ndarray, penalty: float, shares: np.ndarray) -> np.ndarray:
-        """Gradients ``(K, F + 1, C)`` times the inverse blocks of a penalty and shares ``(C,)``."""
-        made = np.empty_like(gradients)
-        shares = shares.astype(np.float32)
+    def __call__(self, gradient: np.ndarray, penalty: float, shares: np.ndarray) -> np.ndarray:
+        """A gradient ``(F + 1, C)`` times the inverse blocks of a penalty and shares ``(C,)``."""
+        made, shares, small = np.empty_like(gradient), shares.astype(np.float32), gradient.astype(np.float32)
         scale = self._values * shares
         scale = scale + np.float32(max(penalty, _LEAST * float(scale.max())))
-        for gradient, white in zip(gradients.astype(np.float32), made, strict=True):
-            kernel = gradient[:-1] - self._means * gradient[-1]  # around a block's own mean the bias stands for itself
-            if self._vectors is None:
-                kernel /= scale
-            else:
-                along = tf.matmul(self._vectors, kernel, transpose_a=True)
-                kernel = tf.matmul(self._vectors, along / scale).numpy()
-            white[:-1], white[-1] = kernel, gradient[-1] / shares - (self._means * kernel).sum(axis=0)
+        kernel = small[:-1] - self._means * small[-1]  # around a block's own mean the bias stands for itself
+        if self._vectors is None:
+            kernel /= scale
+        else:
+            along = tf.matmul(self._vectors, kernel, transpose_a=True)
+            kernel = tf.matmul(self._vectors, along / scale).numpy()
+        made[:-1], made[-1] = kernel, small[-1] / shares - (self._means * kernel).sum(axis=0)
         # what all classes share has no effect but its penalty
-        made[..., self._there] -= made[..., self._there].mean(axis=-1, keepdims=True)
+        made[:, self._there] -= made[:, self._there].mean(axis=1, keepdims=True)
         return made
