@@ -6,7 +6,7 @@ from sklearn.datasets import load_breast_cancer, load_wine
 from sklearn.linear_model import LogisticRegression
 
 import tfsoftmax
-from tfsoftmax.fitting import solver
+from tfsoftmax.fitting import passes
 
 L2 = [5e-6, 1e-3, 0.5]
 
@@ -25,7 +25,7 @@ def probabilities(solution, x):
 @pytest.mark.parametrize(("load", "many"), [(load_wine, False), (load_breast_cancer, False), (load_wine, True)])
 def test_several_penalties_come_to_the_optimum_of_scikit_learn(load, many, monkeypatch):
     if many:  # float32 comes first
-        monkeypatch.setattr(solver, "_SMALL", 0)
+        monkeypatch.setattr(passes, "_SMALL", 0)
     x, y = standardized(load)
     classes, weight = int(y.max()) + 1, np.linspace(0.5, 2, len(y)).astype(np.float32)
     model = tfsoftmax.SoftmaxRegression(classes)
@@ -58,6 +58,15 @@ def test_the_model_has_the_weights_and_fit_s_loss_of_data_with_weights():
     np.testing.assert_array_equal(tfsoftmax.solve(again, data.train).kernel, one.kernel)
 
 
+def test_two_passes_over_many_rows_have_the_same_sums():
+    """Without XLA the last bits of so many rows in float64 depend on how threads come."""
+    rng = np.random.default_rng(0)
+    data = tfsoftmax.Data(rng.integers(0, 256, (60_010, 784), np.uint8), rng.integers(0, 10, 60_010), val=5, test=5)
+    over, kernel = passes.Passes(data.train.rows, 10), rng.normal(0, 0.01, (784, 10))
+    sums = {over.run(kernel, np.zeros(10), "float64").kernel.tobytes() for _ in range(4)}
+    assert len(sums) == 1
+
+
 def test_hostile_rows_have_an_answer():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 8))
@@ -88,7 +97,7 @@ def test_separable_rows_without_penalty_are_recognized():
 
 @pytest.mark.parametrize("small", [2**20, 0])  # float64 alone, and float32 before it
 def test_tiny_penalties_of_separable_rows_of_any_scale_converge(small, monkeypatch):
-    monkeypatch.setattr(solver, "_SMALL", small)
+    monkeypatch.setattr(passes, "_SMALL", small)
     x, y = (1e6 * np.eye(6)).astype(np.float32), np.arange(6)  # one row a class
     found = tfsoftmax.solve(tfsoftmax.SoftmaxRegression(6), x, y, l2=[1e-14, 1e6])
     for l2, one in zip((1e-14, 1e6), found, strict=True):

@@ -19,6 +19,7 @@ from tfsoftmax.windows import ahead
 
 _BLOCK = 1024  # most rows of a block; its halves are computed side by side
 _WINDOW = 2**24  # numbers of rows that are read from files at once
+_SMALL = 2**20  # numbers of rows below which a pass takes less time than XLA's compilation, and float32 saves nothing
 _SAMPLE, _LARGEST = 8192, 2**26  # rows that centre and curvature are taken from, at least; and most numbers of them
 
 
@@ -76,12 +77,14 @@ class Passes:
 
     Attributes:
         centre: of the features, float32 ``(F,)``.
+        small: whether the rows are so few that float64 costs nothing.
         sample: some of the rows: features less their centre float32 ``(S, F)``, and weights float32 ``(S,)``.
         moments: of all rows.
     """
 
     def __init__(self, rows: Rows, classes: int):
         self.rows, self.classes, self.features = rows, classes, math.prod(rows.spec.features)
+        self.small = len(rows) * self.features <= _SMALL
         blocks = math.ceil(len(rows) / _BLOCK)
         self._block = 2 * math.ceil(len(rows) / blocks / 2)
         # the order of files, in memory too: the same sums
@@ -91,8 +94,8 @@ class Passes:
         self._kept: list[_Window] = []
         # partial: TensorFlow counts the tracings of one function over all rows, and would warn about them
         body = functools.partial(_pass, rows.spec, self._block)
-        self._plain = tf.function(body, autograph=False)
-        self._compiled = tf.function(functools.partial(body), autograph=False, jit_compile=True)
+        # not only for speed: without XLA the float64 sums of many rows differ between two passes in their last bits
+        self._run = tf.function(body, autograph=False, jit_compile=not self.small)
         self.centre = np.zeros(self.features, np.float32)
         self.sample = self._sample()
         self.moments = self._moments()
@@ -120,10 +123,8 @@ class Passes:
 
     def _sums(self, add: Callable[..., Any], start: Any, kernel: tf.Tensor, bias: tf.Tensor) -> list[np.ndarray]:
         sums, centre = type(start)(*(tf.constant(part) for part in start)), tf.constant(self.centre)
-        # float64 passes are few, or over few rows: XLA would compile for longer than they take
-        run = self._compiled if kernel.dtype == tf.float32 else self._plain
         for window in self._windows():
-            sums = run(add, window, sums, centre, kernel, bias)
+            sums = self._run(add, window, sums, centre, kernel, bias)
         return [part.numpy() for part in sums]
 
     def _sample(self) -> tuple[np.ndarray, np.ndarray]:

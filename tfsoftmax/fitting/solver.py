@@ -29,7 +29,6 @@ from tfsoftmax.rows import Rows
 from tfsoftmax.spec import RunConfig
 
 TOL, PASSES = RunConfig.tol, RunConfig.passes
-_SMALL = 2**20  # numbers of rows below which float32 saves nothing
 _POWER = 1e37  # mean squares of the features above which float32 sums of them overflow
 _NEVER = 60.0  # how far the bias of a class without rows is below the others: its probability is below 1e-25
 
@@ -226,7 +225,7 @@ class _Penalty:
         tilt = float((moments.means**2).sum() / moments.mass[moments.mass > 0].min() ** 2) / (2 * penalty or 1.0)
         descent.to(penalty, tilt, self._whitened)
         self.passes, self.separable = 0, False
-        self.precision = "float64" if len(over.rows) * over.features <= _SMALL else "float32"
+        self.precision = "float64" if over.small else "float32"
         self.lower, self.about = 0.0, math.inf  # bound of the lowest objective; the gap in this precision
 
     def solve(self, on_pass: Callable[[Progress], None] | None) -> Solution:
