@@ -30,7 +30,8 @@ def gap(model: LogisticRegression, penalty: float) -> float:
 total, gaps, used = 0.0, [], []
 for penalty in case["penalties"]:
     for iterations in case["iterations"]:
-        model = LogisticRegression(C=1 / (penalty * len(x)), solver=case["solver"], max_iter=iterations, tol=1e-12)
+        tol = case.get("tol", 1e-12)
+        model = LogisticRegression(C=1 / (penalty * len(x)), solver=case["solver"], max_iter=iterations, tol=tol)
         begin = time.perf_counter()
         model.fit(x, y)
         seconds, reached = time.perf_counter() - begin, gap(model, penalty)

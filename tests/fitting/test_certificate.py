@@ -16,7 +16,8 @@ def objective(x, y, weight, kernel, bias, penalty):
     losses = np.log(exps.sum(axis=1)) + top[:, 0] - logits[np.arange(len(y)), y]
     residuals = (exps / exps.sum(axis=1, keepdims=True) - np.eye(logits.shape[1])[y]) * weight[:, None]
     value = (weight * losses).mean() + penalty / 2 * (kernel**2).sum()
-    return value, residuals / len(y), (weight * losses).mean(), np.abs(logits).max()
+    normalizer = (exps / exps.sum(axis=1, keepdims=True)).T @ ((np.log(exps.sum(axis=1)) + top[:, 0]) * weight) / len(y)
+    return value, residuals / len(y), (weight * losses).mean(), np.abs(logits).max(), normalizer
 
 
 @settings(max_examples=150)
@@ -41,8 +42,9 @@ def test_the_distance_to_the_optimum_is_at_most_the_gap(seed, power, away, tilt,
 
     kernel = best.coef_.T + 10**away * rng.normal(size=(features, classes))
     bias = best.intercept_ + 10**tilt * rng.normal(size=classes)
-    value, residuals, loss, largest = objective(x, y, weight, kernel, bias, penalty)
-    totals = Totals(np.array(loss), x.T @ residuals, residuals.sum(axis=0), np.zeros(()), np.array(largest))
+    value, residuals, loss, largest, normalizer = objective(x, y, weight, kernel, bias, penalty)
+    sums = np.array(loss), x.T @ residuals, residuals.sum(axis=0), normalizer
+    totals = Totals(*sums, np.zeros(()), np.array(largest))
     hot = np.eye(classes)[y] * weight[:, None] / rows
     moments = Moments(hot.sum(axis=0), x.T @ hot, np.array((weight * (x**2).sum(axis=1)).mean()))
     lower, upper = bounds(penalty, kernel, bias, totals, moments, rows)
@@ -61,10 +63,10 @@ def test_without_a_gradient_by_the_bias_the_gap_is_the_squared_gradient_over_twi
         residual = (p - np.eye(3)[y]).mean(axis=0)
         hessian = np.diag(p.mean(axis=0)) - p.T @ p / 90
         bias = bias - np.linalg.pinv(hessian) @ residual
-    value, residuals, loss, largest = objective(x, y, weight, kernel, bias, penalty)
+    value, residuals, loss, largest, normalizer = objective(x, y, weight, kernel, bias, penalty)
     gradient = x.T @ residuals
     hot = np.eye(3)[y] / 90
-    totals = Totals(np.array(loss), gradient, residuals.sum(axis=0), np.zeros(()), np.array(largest))
+    totals = Totals(np.array(loss), gradient, residuals.sum(axis=0), normalizer, np.zeros(()), np.array(largest))
     moments = Moments(hot.sum(axis=0), x.T @ hot, np.array((x**2).sum(axis=1).mean()))
     lower, upper = bounds(penalty, kernel, bias, totals, moments, 90)
     slope = np.linalg.norm(gradient + penalty * kernel)

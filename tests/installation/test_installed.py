@@ -47,11 +47,13 @@ CANNOT_RUN = {
     ("scaling", "tfsoftmax train --strategy tpu"): "needs a TPU",
     ("scaling", "KERASTUNER_TUNER_ID"): "needs several machines; tests/tuning/test_tuning_processes.py uses processes",
 }
-# 3,000 rows of the embedded data to train on
+# 3,000 rows of the embedded data, and 600 to validate on
 FEW = """
+from tfsoftmax import data
 from tfsoftmax.sources import idx
 read = idx.read_idx
-idx.read_idx = lambda path, sha256=None: read(path, sha256)[: 13_000 if path.name.startswith("train") else 1_000]
+idx.read_idx = lambda path, sha256=None: read(path, sha256)[: 3_600 if path.name.startswith("train") else 1_000]
+data.FashionMNIST.__defaults__ = (256, 600, 0, "unit")
 """
 # one worker, where a document's Python needs the address of one
 VARIABLES = {

@@ -16,10 +16,11 @@ def bounds(
 
     The dual function of this problem takes a distribution ``q`` over the classes for each row, such that ``q`` has as
     much weight in each class as the labels have, and is a lower bound of ``min f`` for every such ``q``. The model's
-    own probabilities are one if the gradient by the bias is 0, and then ``f`` is above the bound by
-    ``|df/dW|² / (2 penalty)``. Where it is not quite 0 they are mixed with as little of one distribution for all rows
-    as gives each class its weight, and the entropy of what is mixed in is left out. What float64 arithmetic can have
-    lost is taken from one bound and added to the other.
+    own probabilities ``p`` are one if the gradient by the bias is 0, and then ``f`` is above the bound by
+    ``|df/dW|² / (2 penalty)``. Where it is not quite 0, a class that has too much gives the same share of it in every
+    row, and the others get what they lack of that, ``u``. A row that gives ``m`` then costs ``m`` times the divergence
+    of ``u`` from its ``p``, about: of the entropy of what it has become that of its parts is counted. What float64
+    arithmetic can have lost is taken from one bound and added to the other.
 
     Args:
         penalty: above 0; twice Keras's ``l2``.
@@ -34,21 +35,26 @@ def bounds(
     """
     there = moments.mass > 0
     bias, residual = np.where(there, bias, 0.0), totals.bias
-    predicted = residual + moments.mass
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.where(there, residual / predicted, 0.0)
-    mixed = max(0.0, float(share.max()))  # t of q = (1 - t) p + t u
-    mass = moments.mass.sum()
-    added = np.maximum(moments.mass - (1 - mixed) * predicted, 0.0) / mass  # t u
-    gradient = totals.kernel
-    entropy = totals.loss - (kernel * gradient).sum() - (bias * residual).sum()
-    shift = np.outer(moments.means.sum(axis=1), added) - mixed * (gradient + moments.means)
-    slope = np.linalg.norm(gradient + penalty * kernel + shift)
+    predicted, mass = residual + moments.mass, moments.mass.sum()
+    lacking = np.where(there, np.maximum(-residual, 0.0), 0.0)
+    share = np.divide(residual, predicted, out=np.zeros_like(residual), where=there & (residual > 0))
+    given = (totals.kernel + moments.means) @ share  # features of what is given, as many rows as that is
+    moved = (share * predicted).sum()
+    got = lacking / (lacking.sum() or 1.0)  # u
+    shift = np.outer(given, got) - (totals.kernel + moments.means) * share
+    slope = np.linalg.norm(totals.kernel + penalty * kernel + shift)
     operations = rows + len(kernel) + kernel.shape[1]
     size, length = np.sqrt(moments.power * mass), np.linalg.norm(kernel)
     lost = 2 * operations * _EPSILON * (1 + totals.largest) * size
-    gap = (slope + lost) ** 2 / (2 * penalty) - (kernel * shift).sum() + (bias * residual).sum()
-    gap += max(0.0, mixed * entropy)
+    divergence = share @ totals.normalizer - got @ (given @ kernel + bias * moved) - moved * _entropy(got)
+    # of both parts of a row: what is left has less than one, and a row that gave all has nothing
+    parts = ((1 - share) * predicted * np.log1p(-share)).sum() - (mass - moved) * np.log1p(-moved / mass)
+    gap = (slope + lost) ** 2 / (2 * penalty) + max(0.0, divergence + parts)
     value = totals.loss + penalty / 2 * length**2
-    error = operations * _EPSILON * (totals.loss + length * (size + penalty * length))
+    error = operations * _EPSILON * (totals.loss + length * (size + penalty * length) + moved * (1 + totals.largest))
     return float(value - gap - error), float(value + error)
+
+
+def _entropy(of: np.ndarray) -> float:
+    some = of[of > 0]
+    return float(-(some * np.log(some)).sum())

@@ -36,7 +36,7 @@ class Descent:
     """
 
     def __init__(self, start: np.ndarray, tol: float):
-        self.tol, self.penalty, self._tilt = tol, 0.0, 0.0
+        self.tol, self.penalty = tol, 0.0
         self.point = start
         self._memory = max(3, min(_MEMORY, _NUMBERS // start.size))
         self.restart()
@@ -52,17 +52,16 @@ class Descent:
         self.stuck, self._fails, self._rest = False, 0, 0
         self._values: deque[float] = deque(maxlen=_PATIENCE)
 
-    def to(self, penalty: float, tilt: float, whitened: Callable[[np.ndarray], np.ndarray]) -> None:
+    def to(self, penalty: float, whitened: Callable[[np.ndarray], np.ndarray]) -> None:
         """Go on to another penalty from ``point``, with the pairs as they are there.
 
         Args:
             penalty: of half the squared kernel; at least 0.
-            tilt: what the squared gradient by the bias adds to the gap, about.
             whitened: returns a gradient in the metric of the descent.
         """
         added = np.full((len(self.point), 1), penalty - self.penalty)
         added[-1] = 0.0
-        self.penalty, self._tilt, self._whitened = penalty, tilt, whitened
+        self.penalty, self._whitened = penalty, whitened
         self._rested()
         if not self._begun:
             return
@@ -132,7 +131,9 @@ class Descent:
         if self.penalty == 0 or len(self.pairs) < 3 or self._rest > 0:
             return False
         weight = np.full((len(self.gradient), 1), np.sqrt(1 / (2 * self.penalty)))
-        weight[-1] = np.sqrt(self._tilt)
+        # the bias adds sqrt(C) log(C) / 4 of its gradient's size to the gap, about; a square meets that at tol / 4
+        classes = self.gradient.shape[1]
+        weight[-1] = np.log(classes) * np.sqrt(classes / self.tol) / 2
         gradient = (self.gradient * weight).ravel()
         changes = np.stack([(pair.change * weight).ravel() for pair in self.pairs])
         shares = np.linalg.lstsq(changes @ changes.T, changes @ gradient, rcond=1e-12)[0]
@@ -151,7 +152,11 @@ class Descent:
             shares.append(pair.inverse * _dot(pair.step, way))
             way -= shares[-1] * pair.change
         white = self._whitened(way)
-        if self.pairs:
+        if not self.pairs:
+            white /= (
+                2  # the loss bends more on the way than where it begins, and a first step too far takes ten to mend
+            )
+        else:
             last = self.pairs[-1]
             if (scale := last.inverse * _dot(last.change, self._whitened(last.change))) > 0:
                 white /= scale

@@ -30,6 +30,7 @@ class Totals(NamedTuple):
         loss: weighted cross-entropy in nats ``()``.
         kernel: its gradient by the kernel, for features less their centre ``(F, C)``.
         bias: its gradient by the bias ``(C,)``.
+        normalizer: of each class the probabilities times the logarithms of the sums that normalize them ``(C,)``.
         margin: the smallest difference between the label's logit and the best other one ``()``.
         largest: the largest logit by its amount ``()``.
     """
@@ -37,6 +38,7 @@ class Totals(NamedTuple):
     loss: np.ndarray
     kernel: np.ndarray
     bias: np.ndarray
+    normalizer: np.ndarray
     margin: np.ndarray
     largest: np.ndarray
 
@@ -109,12 +111,12 @@ class Passes:
             precision: ``"float32"`` products and sums within half a block, float64 sums of them; or all in
                 ``"float64"``.
         """
-        zero = np.zeros(()), np.zeros((self.classes, self.features)), np.zeros(self.classes)
+        zero = np.zeros(()), np.zeros((self.classes, self.features)), np.zeros(self.classes), np.zeros(self.classes)
         start = Totals(*zero, np.array(np.inf), np.zeros(()))
         given = tf.constant(kernel, precision), tf.constant(bias, precision)
         *sums, margin, largest = self._sums(_loss, start, *given)
-        loss, kernels, biases = (total / len(self.rows) for total in sums)
-        return Totals(loss, kernels.T, biases, margin, largest)
+        loss, kernels, biases, normalizer = (total / len(self.rows) for total in sums)
+        return Totals(loss, kernels.T, biases, normalizer, margin, largest)
 
     def _moments(self) -> Moments:
         start = Moments(np.zeros(self.classes), np.zeros((self.features, self.classes)), np.zeros(()))
@@ -204,12 +206,15 @@ def _loss(
     exps = tf.exp(logits - top)
     sums = tf.reduce_sum(exps, axis=1, keepdims=True)
     losses = (tf.math.log(sums[:, 0]) + (top[:, 0] - right)) * weight
-    residuals = (exps / sums - tf.cast(hot, dtype)) * weight[:, None]
+    p = exps / sums
+    residuals = (p - tf.cast(hot, dtype)) * weight[:, None]
+    normalizer = p * (tf.math.log(sums) + top) * weight[:, None]
     finite = tf.where(tf.math.is_finite(logits), tf.abs(logits), tf.zeros((), dtype))
     return (
         tf.reduce_sum(tf.cast(losses, tf.float64)),
         tf.matmul(residuals, x, transpose_a=True),
         tf.reduce_sum(tf.cast(residuals, tf.float64), axis=0),
+        tf.reduce_sum(tf.cast(normalizer, tf.float64), axis=0),
         tf.reduce_min(tf.where(weight > 0, right - other, tf.constant(np.inf, dtype))),
         tf.reduce_max(finite),
     )

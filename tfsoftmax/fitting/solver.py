@@ -221,9 +221,7 @@ class _Penalty:
         self.penalty, self.tol, self.most = penalty, descent.tol, passes
         self.descent, self.whitening, self.over = descent, whitening, over
         self.shares = whitening.shares(descent.point)
-        moments = over.moments
-        tilt = float((moments.means**2).sum() / moments.mass[moments.mass > 0].min() ** 2) / (2 * penalty or 1.0)
-        descent.to(penalty, tilt, self._whitened)
+        descent.to(penalty, self._whitened)
         self.passes, self.separable = 0, False
         self.precision = "float64" if over.small else "float32"
         self.lower, self.about = 0.0, math.inf  # bound of the lowest objective; the gap in this precision
