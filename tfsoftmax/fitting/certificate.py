@@ -38,7 +38,9 @@ def bounds(
     predicted, mass = residual + moments.mass, moments.mass.sum()
     lacking = np.where(there, np.maximum(-residual, 0.0), 0.0)
     share = np.divide(residual, predicted, out=np.zeros_like(residual), where=there & (residual > 0))
-    given = (totals.kernel + moments.means) @ share  # features of what is given, as many rows as that is
+    share = np.minimum(share, 1 - _EPSILON)
+    # without BLAS, as in descent.py: the features of what is given
+    given = np.einsum("fc,c->f", totals.kernel + moments.means, share)
     moved = (share * predicted).sum()
     got = lacking / (lacking.sum() or 1.0)  # u
     shift = np.outer(given, got) - (totals.kernel + moments.means) * share
@@ -46,7 +48,9 @@ def bounds(
     operations = rows + len(kernel) + kernel.shape[1]
     size, length = np.sqrt(moments.power * mass), np.linalg.norm(kernel)
     lost = 2 * operations * _EPSILON * (1 + totals.largest) * size
-    divergence = share @ totals.normalizer - got @ (given @ kernel + bias * moved) - moved * _entropy(got)
+    divergence = (
+        share @ totals.normalizer - got @ (np.einsum("f,fc->c", given, kernel) + bias * moved) - moved * _entropy(got)
+    )
     # of both parts of a row: what is left has less than one, and a row that gave all has nothing
     parts = ((1 - share) * predicted * np.log1p(-share)).sum() - (mass - moved) * np.log1p(-moved / mass)
     gap = (slope + lost) ** 2 / (2 * penalty) + max(0.0, divergence + parts)
