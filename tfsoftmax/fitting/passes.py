@@ -30,7 +30,7 @@ class Totals(NamedTuple):
         loss: weighted cross-entropy in nats ``()``.
         kernel: its gradient by the kernel, for features less their centre ``(F, C)``.
         bias: its gradient by the bias ``(C,)``.
-        normalizer: of each class the probabilities times the logarithms of the sums that normalize them ``(C,)``.
+        normalizer: weighted mean of each class's probability times log-sum-exp of the logits ``(C,)``.
         margin: the smallest difference between the label's logit and the best other one ``()``.
         largest: the largest logit by its amount ``()``.
     """
