@@ -72,3 +72,19 @@ def test_without_a_gradient_by_the_bias_the_gap_is_the_squared_gradient_over_twi
     slope = np.linalg.norm(gradient + penalty * kernel)
     np.testing.assert_allclose(upper - lower, slope**2 / (2 * penalty), rtol=1e-9)
     np.testing.assert_allclose(upper, value, rtol=1e-9)
+
+
+def test_one_class_of_many_whose_bias_is_off_costs_no_more_than_it_has_too_much():
+    rng = np.random.default_rng(0)
+    x, y, weight, penalty = rng.normal(size=(500, 5)), np.arange(500) % 50, np.ones(500), 1e3
+    x -= x.mean(axis=0)
+    kernel, bias = np.zeros((5, 50)), np.zeros(50)
+    best = objective(x, y, weight, kernel, bias, penalty)[0]  # about: so heavy a penalty allows no weights
+    bias[0] = 0.1
+    value, residuals, loss, largest, normalizer = objective(x, y, weight, kernel, bias, penalty)
+    sums = np.array(loss), x.T @ residuals, residuals.sum(axis=0), normalizer
+    hot = np.eye(50)[y] / 500
+    moments = Moments(hot.sum(axis=0), x.T @ hot, np.array((x**2).sum(axis=1).mean()))
+    lower, _ = bounds(penalty, kernel, bias, Totals(*sums, np.zeros(()), np.array(largest)), moments, 500)
+    assert value > best
+    assert value - lower < 3 * (value - best)
