@@ -54,12 +54,7 @@ def _embeddings(rows: int, features: int, classes: int) -> tuple[np.ndarray, np.
 # name -> its rows, the peers that come to an end there in minutes, its most penalties, and those of them that
 # scikit-learn takes one after the other: every fifth where a fit takes minutes
 DATA = {
-    "digits": (
-        _digits,
-        (*OTHERS, "scikit-learn newton-cholesky"),
-        MANY,
-        MANY,
-    ),
+    "digits": (_digits, (*OTHERS, "scikit-learn newton-cholesky"), MANY, MANY),
     "fashion": (_fashion, OTHERS, MANY, MANY[::5]),
     "embeddings-100": (lambda: _embeddings(100_000, 768, 100), FIRST_ORDER, SIXTEEN, []),
     "embeddings-1000": (lambda: _embeddings(50_000, 1024, 1000), FIRST_ORDER[:2], ONE, []),
@@ -86,7 +81,8 @@ def main(threads: int, only: str) -> None:
                     np.save(Path(folder, "x.npy"), x)
                     np.save(Path(folder, "y.npy"), y)
                     made = True
-                program, solver = name.partition(",")[0], name.partition(",")[0].rpartition(" ")[2]
+                program = name.partition(",")[0]
+                solver = program.rpartition(" ")[2]
                 case = {"folder": folder, "penalties": penalties, "gap": gap, "times": 1 if "embeddings" in data else 2}
                 case |= {"solver": solver, "iterations": ITERATIONS.get(solver, ()), "limit": LIMIT}
                 if name == DEFAULT:

@@ -153,9 +153,7 @@ class Descent:
             way -= shares[-1] * pair.change
         white = self._whitened(way)
         if not self.pairs:
-            white /= (
-                2  # the loss bends more on the way than where it begins, and a first step too far takes ten to mend
-            )
+            white /= 2  # the loss bends more on the way; a first step too far takes ten to mend
         else:
             last = self.pairs[-1]
             if (scale := last.inverse * _dot(last.change, self._whitened(last.change))) > 0:
