@@ -122,11 +122,21 @@ def _lock(path: Path, folder: Path, wait: bool) -> IO[str] | None:
             raise InputError(f"{str(path)!r} is not a lock of ours, which are empty; choose another --out")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+            if not _is_still_there(lock, path):
                 if wait:
                     return None
                 raise BlockingIOError
         except BlockingIOError as error:
-            raise InputError(f"another process is training in {str(folder)!r}; choose another --out") from error
+            raise InputError(
+                f"another process is writing {str(folder)!r}; wait for it or choose another folder"
+            ) from error
         stack.pop_all()
         return lock
+
+
+def _is_still_there(file: IO[str], path: Path) -> bool:
+    """Whether ``path`` is this open file: not removed, nor made anew."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

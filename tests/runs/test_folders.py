@@ -2,12 +2,14 @@
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 import tfsoftmax
 import tuning
+from tfsoftmax._folders import locked
 
 CONFIG = tfsoftmax.RunConfig(epochs=1, batch_size=32)
 
@@ -100,6 +102,23 @@ def test_a_lock_file_of_others(data, tmp_path):
     with pytest.raises(tfsoftmax.InputError, match=r"d.lock' is not a lock of ours"):
         train(data, tmp_path / "d")
     assert (tmp_path / ".d.lock").read_text() == "requests==2.0"
+
+
+def test_a_lock_that_many_wait_for(tmp_path):
+    """The file is removed by each that leaves, at any moment of those that come."""
+    inside, seen = [], []
+
+    def work(_):
+        for _ in range(1000):
+            with locked(tmp_path / "d", wait=True):
+                inside.append(None)
+                seen.append(len(inside))
+                inside.pop()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert seen == [1] * 4000
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_folder_without_the_fingerprint_goes_on(data, tmp_path):

@@ -153,7 +153,7 @@ def test_two_processes_in_one_folder(source, tmp_path):
 
     with open(tmp_path / ".run.lock", "w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(tfsoftmax.InputError, match="another process is training in"):
+        with pytest.raises(tfsoftmax.InputError, match="another process is writing"):
             train(source, tmp_path / "run")
     train(source, tmp_path / "run")
     assert os.listdir(tmp_path) == ["run"]
