@@ -44,13 +44,16 @@ print(time.perf_counter() - begin, {HEAVY})
         ["inspect", "fashion_mnist"],
         ["describe", "RUN"],
         ["describe", "EXPORT", "--json"],
+        ["evaluate", "RUN"],
+        ["report", "RUN", "--to", "report.html"],
     ],
 )
 def test_verbs_without_tensorflow(finished, tmp_path, arguments):
     import numpy as np
 
     np.save(tmp_path / "x.npy", np.zeros((6, 5), np.uint8))
-    names = {"RUN": str(finished[0].folder), "EXPORT": str(finished[1].folder.parent), "x.npy": str(tmp_path / "x.npy")}
+    names = {"RUN": str(finished[0].folder), "EXPORT": str(finished[1].folder.parent)}
+    names |= {name: str(tmp_path / name) for name in ("x.npy", "report.html")}
     program = f"""
 import sys
 sys.modules["tensorflow"] = sys.modules["keras"] = None  # importing them is an error

@@ -88,7 +88,7 @@ def settled(config: RunConfig, data: Data) -> RunConfig:
     A constant rate as large as the curvature allows leaves the noise of the batches in the weights; few batches need it
     to the end.
     """
-    constant = config.lr is not None or data.name == _CHAPTER or data.train.rows.steps < _MANY
+    constant = config.lr is not None or data.name == _CHAPTER or data.rows.train.steps < _MANY
     schedule = config.schedule or ("constant" if constant else "cosine")
     return dataclasses.replace(config, lr=learning_rate(config, data), schedule=schedule)
 
@@ -97,7 +97,7 @@ def learning_rate(config: RunConfig, data: Data) -> float:
     """The learning rate of ``config``; where it has none :func:`default_rate`, of the chapter's data set 0.1."""
     if config.lr is not None:
         return config.lr
-    return LR if data.name == _CHAPTER else default_rate(data.train.rows, config.optimizer, config.l2)
+    return LR if data.name == _CHAPTER else default_rate(data.rows.train, config.optimizer, config.l2)
 
 
 def default_rate(rows: Rows, optimizer: str, l2: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,14 @@ from tfsoftmax.spec import MISSING, check_test, check_val
 
 if TYPE_CHECKING:
     import tensorflow as tf
+
+
+class Splits(NamedTuple):
+    """The raw rows of a data set; ``val`` is ``None`` where there is none."""
+
+    train: Rows
+    val: Rows | None
+    test: Rows
 
 
 class Data:
@@ -50,6 +58,7 @@ class Data:
         train: ``tf.data.Dataset`` of ``(x, y)``, shuffled anew each epoch by ``seed``.
         val: the same for the validation rows, in order; ``None`` with ``refit`` or 0 of them.
         test: the same for the test split, in order.
+        rows: the raw rows that these are made of, ``rows.train``, ``rows.val`` and ``rows.test``, without TensorFlow.
         spec: the :class:`~tfsoftmax.spec.ModelSpec`.
         classes: class names in the order of the labels.
         source: the source given.
@@ -141,12 +150,12 @@ class Data:
                 return Rows(x, y, self.spec, batch_size, index=tested, weight=own)
             return Rows(x_test, source.y_test, self.spec, batch_size, weight=source.weights_test)
 
-        self._train, self._test = Rows(x, y, self.spec, batch_size, seed, train, weight), tested_rows()
-        self._val: Rows | None = None
+        validation = None
         if held_out is not None:
-            self._val = Rows(x, y, self.spec, batch_size, index=held_out, weight=own)
+            validation = Rows(x, y, self.spec, batch_size, index=held_out, weight=own)
         elif val == "test" and not refit:
-            self._val = tested_rows()
+            validation = tested_rows()
+        self.rows = Splits(Rows(x, y, self.spec, batch_size, seed, train, weight), validation, tested_rows())
         self.name = source.origin
 
     # made when they are asked for: tracing one takes TensorFlow a tenth of a second
@@ -154,28 +163,28 @@ class Data:
     @functools.cached_property
     def train(self) -> tf.data.Dataset:
         """The training rows, see :class:`Data`."""
-        return self._train.dataset()
+        return self.rows.train.dataset()
 
     @functools.cached_property
     def val(self) -> tf.data.Dataset | None:
         """The validation rows, see :class:`Data`."""
-        return None if self._val is None else self._val.dataset()
+        return None if self.rows.val is None else self.rows.val.dataset()
 
     @functools.cached_property
     def test(self) -> tf.data.Dataset:
         """The test rows, see :class:`Data`."""
-        return self._test.dataset()
+        return self.rows.test.dataset()
 
     def __repr__(self) -> str:
-        val = "no" if self._val is None else f"{len(self._val):,}"
+        val = "no" if self.rows.val is None else f"{len(self.rows.val):,}"
         settings = ", ".join(
             f"{name}={value!r}"
             for name, value in self.settings.items()
             if (name != "missing" or self.spec.columns) and (name not in ("test", "class_weight") or value is not None)
         )
         return (
-            f"Data({self.spec.name!r}: {len(self._train):,} training, {val} validation and "
-            f"{len(self._test):,} test rows, {self.spec.dtype} {self.spec.shape}, {len(self.classes)} classes; "
+            f"Data({self.spec.name!r}: {len(self.rows.train):,} training, {val} validation and "
+            f"{len(self.rows.test):,} test rows, {self.spec.dtype} {self.spec.shape}, {len(self.classes)} classes; "
             f"{settings})"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import textwrap
 from collections.abc import Callable
@@ -244,7 +245,11 @@ _KINDS: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 
 def _head(name: str, folder: Path, state: str) -> dict[str, Any]:
-    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    sizes = []
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # what is written now is renamed
+            if path.is_file():
+                sizes.append(path.stat().st_size)
     return {"kind": name, "folder": str(folder), "state": state, "files": len(sizes), "bytes": sum(sizes)}
 
 

@@ -9,6 +9,7 @@ import os
 import weakref
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -107,11 +108,6 @@ class Rows:
         index: np.ndarray | None = None,
         weight: np.ndarray | None = None,
     ):
-        import tfsoftmax._tensorflow  # noqa: F401 - before TensorFlow
-
-        # isort: split
-        import tensorflow as tf
-
         self._y, self._weight = y, weight
         self.spec, self.batch_size, self.seed, self.index = spec, batch_size, seed, index
         self._x: Any = x
@@ -122,10 +118,29 @@ class Rows:
         else:
             self._x = sources.aligned(x)
             self.tensors = OnDevices(self._x, y, weight)
-        with tf.device("CPU"):
-            self.epoch = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
-            self._counting = tf.Variable(1, dtype=tf.int64, trainable=False, name="counting")
+
+    @functools.cached_property
+    def _counters(self) -> tuple[tf.Variable, tf.Variable]:
+        """The next epoch of :meth:`dataset`, and what an iteration adds to it."""
+        import tfsoftmax._tensorflow  # noqa: F401 - before TensorFlow
+
+        # isort: split
+        import tensorflow as tf
+
+        def made() -> tuple[tf.Variable, tf.Variable]:
+            with tf.device("CPU"):
+                epoch = tf.Variable(0, dtype=tf.int64, trainable=False, name="epoch")
+                return epoch, tf.Variable(1, dtype=tf.int64, trainable=False, name="counting")
+
+        with ThreadPoolExecutor(1) as alone:  # a thread is in no strategy's scope
+            found = alone.submit(made).result()
         self._living.add(self)
+        return found
+
+    @property
+    def epoch(self) -> tf.Variable:
+        """The epoch whose order the next iteration of :meth:`dataset` has, int64."""
+        return self._counters[0]
 
     @classmethod
     def begin(cls, epoch: int, counting: bool) -> None:
@@ -134,8 +149,8 @@ class Rows:
         With ``counting`` the next but one is the epoch after; else all are ``epoch`` until it is called again.
         """
         for rows in cls._living:
-            rows.epoch.assign(epoch)
-            rows._counting.assign(int(counting))
+            for counter, value in zip(rows._counters, (epoch, int(counting)), strict=True):
+                counter.assign(value)
 
     @classmethod
     @contextlib.contextmanager
@@ -145,7 +160,7 @@ class Rows:
             yield
         finally:
             for rows in cls._living:
-                rows._counting.assign(1)
+                rows._counters[1].assign(1)
 
     def __len__(self) -> int:
         return len(self._x if self.index is None else self.index)
@@ -271,6 +286,7 @@ class Rows:
         Rows with weights have them as a third element, float32 ``(batch,)``.
         The data set carries this object as its attribute ``rows``; data sets derived from it do not.
         """
+        next_epoch, counted = self._counters
         import tensorflow as tf
 
         if self._plan is not None:
@@ -280,8 +296,8 @@ class Rows:
         (x, y, weight), size, count = self.tensors(), self.batch_size, len(self)
 
         def begin(_: tf.Tensor) -> tf.Tensor:
-            counting = self._counting.read_value()
-            return self.order(self.epoch.assign_add(counting) - counting)
+            counting = counted.read_value()
+            return self.order(next_epoch.assign_add(counting) - counting)
 
         def batch(order: tf.Tensor, step: tf.Tensor) -> tuple[tf.Tensor, ...]:
             rows = order[step * size : tf.minimum((step + 1) * size, count)]
@@ -303,9 +319,11 @@ class Rows:
         """The batches of one epoch of rows in files."""
         import tensorflow as tf
 
+        next_epoch, counted = self._counters
+
         def batches() -> Iterator[tuple[tf.Tensor, ...]]:
-            counting = self._counting.read_value()
-            for window in self.windows(int(self.epoch.assign_add(counting) - counting)):
+            counting = counted.read_value()
+            for window in self.windows(int(next_epoch.assign_add(counting) - counting)):
                 parts = [part for part in window.tensors("CPU") if part is not None]
                 for first in range(0, len(window.order), self.batch_size):
                     rows = window.order[first : first + self.batch_size]

@@ -77,7 +77,7 @@ def probes(
         the test split and its standard deviation ``std`` over the draws (of the sample, by ``seeds - 1``); and of each
         draw ``accuracies``, ``l2``, ``gaps`` and ``converged``.
     """
-    train, seed = data.train.rows, typed("seed", data.settings["seed"], int)
+    train, seed = data.rows.train, typed("seed", data.settings["seed"], int)
     val: Any = data.val
     sizes = np.bincount(train.y, minlength=len(data.classes))
     found: list[Solution] = []
@@ -96,7 +96,7 @@ def probes(
             found.append(
                 chosen([{"l2": s.l2, "val_accuracy": a, "val_loss": b, "of": s} for s, a, b in values], objective)["of"]
             )
-    accuracies = figures_of(data.test.rows, found)["accuracy"].reshape(len(shots), seeds)
+    accuracies = figures_of(data.rows.test, found)["accuracy"].reshape(len(shots), seeds)
     for k, row in enumerate(rows):
         of_draws = found[k * seeds : (k + 1) * seeds]
         row |= {"accuracy": float(accuracies[k].mean()), "std": float(accuracies[k].std(ddof=1))}

@@ -98,7 +98,7 @@ def probe(
     one_of("grid", grid, GRIDS)
     one_of("objective", objective, OBJECTIVES)
     if folds is not None:
-        folds = number("folds", folds, 2, len(data.train.rows), whole=True)
+        folds = number("folds", folds, 2, len(data.rows.train), whole=True)
         if data.val is not None:
             raise InputError("folds take all training rows: set val to 0")
         drawn(data, folds, typed("seed", data.settings["seed"], int))  # or an error, before anything is written
@@ -115,7 +115,7 @@ def probe(
         claim(folder, PROBE_FOLDER, text, overwrite, functools.partial(_same, folder, asked))
         table = folder / "penalties.csv"
         if not table.exists():
-            write_csv(table, _sweep(data, folds, GRIDS[grid](len(data.train.rows), len(data.classes)), progress))
+            write_csv(table, _sweep(data, folds, GRIDS[grid](len(data.rows.train), len(data.classes)), progress))
         rows = _read_table(table)
         best = chosen(rows, objective)
         draw(folder / "penalties.png", rows, best)
@@ -131,9 +131,9 @@ def probe(
 
 def _parts(data: Data, folds: int | None) -> list[tuple[Rows, Rows]]:
     """Training and validation rows; of each fold."""
-    rows, seed = data.train.rows, typed("seed", data.settings["seed"], int)
+    rows, seed = data.rows.train, typed("seed", data.settings["seed"], int)
     if folds is None:
-        return [(rows, data.val.rows)] if data.val is not None else []
+        return [(rows, data.rows.val)] if data.val is not None else []
     fold, source, parts = drawn(data, folds, seed), data.source, []
     for one in range(folds):
         held_out, others = np.flatnonzero(fold == one), np.flatnonzero(fold != one)

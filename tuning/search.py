@@ -100,7 +100,7 @@ def search(
     solved, bound = config.optimizer == SOLVER, None
     if not solved:
         config = dataclasses.replace(config, schedule=config.schedule or "constant")
-        bound = curvature(data.train.rows)
+        bound = curvature(data.rows.train)
     if space is None:
         space = {"l2": PENALTIES} if bound is None else {"lr": around(bound.bound)}
     one_of("tuner", tuner, TUNERS)

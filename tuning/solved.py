@@ -28,7 +28,7 @@ class SolvedTuner(LaneTuner):
         config = self.hypermodel.config_of(trial.hyperparameters)
         data, model = self.hypermodel.data_of(config), self._build_hypermodel(trial.hyperparameters)
         prepare(model, data.spec.features)
-        return Call(model, Lane(lr=0.0, l2=config.l2), data.train.rows, data.val.rows, 1, 0)
+        return Call(model, Lane(lr=0.0, l2=config.l2), data.rows.train, data.rows.val, 1, 0)
 
     def _train(self, trials: list[Any], calls: list[Call]) -> dict[str, list[History] | str]:
         """Solve a group; return the history of each trial, as often as it is to be executed."""

@@ -140,7 +140,7 @@ class SoftmaxHyperModel(keras_tuner.HyperModel):
         self.config = RunConfig() if config is None else config
         solved = self.config.optimizer == SOLVER
         if space is None:
-            space = {"l2": PENALTIES} if solved else {"lr": around(curvature(data.train.rows).bound)}
+            space = {"l2": PENALTIES} if solved else {"lr": around(curvature(data.rows.train).bound)}
         self.space = space
         check_space(space, self.config.optimizer)
         if not solved and "lr" not in space:

@@ -228,6 +228,12 @@ def test_what_replicas_cannot_serve_goes_kerass_way(source, why, compiled, caplo
     assert told[0].startswith(f"training Keras's own way, which is slower: {why}")
 
 
+def test_the_order_of_rows_belongs_to_no_strategy(source):
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        epoch = tfsoftmax.Data(source, batch_size=32).train.rows.epoch
+    assert not isinstance(epoch, tf.distribute.DistributedValues)
+
+
 def test_one_device_is_no_strategy():
     assert opened("auto", timeout=5) is None
     assert opened("cpu", timeout=5) is None

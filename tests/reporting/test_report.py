@@ -72,11 +72,13 @@ def test_the_figures_are_those_of_scikit_learn(pictures):
 def test_evidence_is_the_difference_of_logits(pictures, table):
     from tfsoftmax.reporting.weights import evidence
     from tfsoftmax.rows import preprocess
+    from tfsoftmax.runs.run import logits as logits_of
 
     for run in (pictures[0], table[0]):
         rows = run.rows(run.data())
         kernel, bias = (np.asarray(value, np.float64) for value in run.model.get_weights())
         logits = np.asarray(run.model(preprocess(rows.spec, rows.x)))
+        np.testing.assert_allclose(np.concatenate([*logits_of(run.weights, rows)]), logits, rtol=0, atol=1e-5)
         for raw, (first, second, *_) in zip(rows.x[:9], logits[:9], strict=True):
             said = evidence(run.spec, kernel, raw, 0, 1).sum() + bias[0] - bias[1]
             assert said == pytest.approx(first - second, abs=1e-4)

@@ -69,7 +69,7 @@ def _duplicates(run: Run, data: Data) -> list[dict[str, Any]] | None:
     tested, label, raw = np.zeros(len(source.y_train), bool), source.y_train, source.x_train
     row = np.arange(len(label))
     if source.y_test is None:
-        tested[data.test.rows.index] = True
+        tested[data.rows.test.index] = True
     count = len(label) + (0 if source.y_test is None else len(source.y_test))
     if isinstance(raw, Stored) or isinstance(source.x_test, Stored) or count > _COMPARED:
         return None

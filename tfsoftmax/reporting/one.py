@@ -8,6 +8,7 @@ import os
 import platform
 import shlex
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from tfsoftmax.encoding import as_text, decoded
 from tfsoftmax.reporting import answers, figures, pixels, weights
 from tfsoftmax.reporting.answers import Answers
 from tfsoftmax.reporting.files import Files
-from tfsoftmax.reporting.labels import section as wrong_labels
 from tfsoftmax.rows import Rows
 from tfsoftmax.runs.evaluation import proof
 from tfsoftmax.runs.folder import best_epoch, history
@@ -52,17 +52,17 @@ def report(
     Raises:
         InputError: the data have no name, cannot be read or have changed; ``to`` is no such file, or not a report.
     """
-    model, data = run.model, run.data() if data is None else data
+    data = run.data() if data is None else data
     rows = run.rows(data)
     files = Files(run.folder / "report.html" if to is None else Path(to))
-    kernel = np.asarray(model.get_weights()[0]).reshape(-1, len(run.spec.classes))
+    kernel = run.weights[0]
     ask = functools.partial(answers.read, classes=run.spec.classes)
-    found = ask(logits(model, rows), rows.y, weights=rows.weight, temperature=run.temperature)
+    found = ask(logits(run.weights, rows), rows.y, weights=rows.weight, temperature=run.temperature)
     val = None
     if run.temperature is not None and data.fingerprint == run.config.fingerprint:  # validation rows of its own
         own = run.rows(data, "val")
-        val = ask(logits(model, own), own.y, weights=own.weight)
-    drawn = data.test.rows.index if data.source.x_test is None else None
+        val = ask(logits(run.weights, own), own.y, weights=own.weight)
+    drawn = data.rows.test.index if data.source.x_test is None else None
     return files.page(
         "run.html",
         name=run.spec.name,
@@ -79,12 +79,18 @@ def report(
         refusing=_refusing(found, val, files),
         mistakes=_mistakes(run, rows, kernel, found, files),
         slices=_slices(run, rows, found, files),
-        labels=wrong_labels(run, data, files) if labels else None,
+        labels=_wrong_labels(run, data, files) if labels else None,
         sheet=_sheet(inspection.inspect(data.source, drawn)),
         settings=_settings(run),
         versions=_versions(),
         commands=_commands(run),
     )
+
+
+def _wrong_labels(run: Run, data: Data, files: Files) -> dict[str, Any]:
+    from tfsoftmax.reporting.labels import section  # which trains, and so needs TensorFlow
+
+    return section(run, data, files)
 
 
 def _baseline(figures: dict[str, Any]) -> dict[str, Any]:
@@ -301,13 +307,8 @@ def _settings(run: Run) -> list[tuple[str, str]]:
 
 
 def _versions() -> list[tuple[str, str]]:
-    import keras
-    import tensorflow as tf
-
-    return [
-        ("Python", platform.python_version()),
-        *(("TensorFlow", tf.__version__), ("Keras", keras.__version__), ("NumPy", np.__version__)),
-    ]
+    packages = "TensorFlow", "Keras", "NumPy"
+    return [("Python", platform.python_version()), *((name, version(name.lower())) for name in packages)]
 
 
 def _commands(run: Run) -> Sequence[str]:

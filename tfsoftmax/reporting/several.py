@@ -43,13 +43,13 @@ def compare(runs: Sequence[Run], to: str | os.PathLike[str]) -> Path:
         if tested is None:
             tested = data
         other = data.fingerprint != tested.fingerprint or run.spec.classes != first.spec.classes
-        if other or not np.array_equal(data.test.rows.index, tested.test.rows.index):
+        if other or not np.array_equal(data.rows.test.index, tested.rows.test.index):
             raise InputError(
                 f"the run in {str(run.folder)!r} has other test rows or classes than that in {names[0]!r}; runs are "
                 "compared on the same ones"
             )
         rows = run.rows(data)
-        read.append(answers.read(logits(run.model, rows), rows.y, run.spec.classes, rows.weight))
+        read.append(answers.read(logits(run.weights, rows), rows.y, run.spec.classes, rows.weight))
     files = Files(Path(to))
     table = [_row(name, found, read[0]) for name, found in zip(names, read, strict=True)]
     files.numbers("runs", table)

@@ -47,7 +47,7 @@ def out_of_fold(run: Run, data: Data) -> OutOfFold:
     """
     config = run.config
     every = Data(data.source, **{**data_settings(config), "val": 0, "refit": False})
-    rows, classes, seed = every.train.rows, len(every.classes), typed("seed", config.seed, int)
+    rows, classes, seed = every.rows.train, len(every.classes), typed("seed", config.seed, int)
     fold = drawn(every, FOLDS, seed)
     model = build(config, every, math.ceil((fold != 0).sum() / rows.batch_size))
     prepare(model, every.spec.features)
@@ -64,7 +64,7 @@ def out_of_fold(run: Run, data: Data) -> OutOfFold:
             for variable, value in zip(state, begin, strict=True):
                 variable.assign(value)
             model.fit(train.dataset(), epochs=run.metrics["epochs"], verbose=0)
-        said = np.concatenate(list(logits(model, rows.some(held_out, every.spec))))
+        said = np.concatenate(list(logits(model.get_weights(), rows.some(held_out, every.spec))))
         probabilities[held_out] = softmax(said)
     places = np.arange(len(rows)) if rows.index is None else rows.index.astype(np.int64)
     return OutOfFold(places, rows.y, probabilities)
@@ -76,7 +76,7 @@ def drawn(data: Data, count: int, seed: int) -> np.ndarray:
     Raises:
         InputError: fewer rows, or groups, than folds.
     """
-    random, groups, rows = np.random.default_rng(seed), data.source.groups, data.train.rows
+    random, groups, rows = np.random.default_rng(seed), data.source.groups, data.rows.train
     if groups is not None:
         names, group = np.unique(groups if rows.index is None else groups[rows.index], return_inverse=True)
         _enough(len(names), count, "groups", data)

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import tfsoftmax._tensorflow  # noqa: F401 - before TensorFlow
-
-# isort: split
-
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 
 from tfsoftmax._checks import one_of, shown
 from tfsoftmax._kinds import RUN, not_a
-from tfsoftmax.columns import missing, recode, refuse_missing
+from tfsoftmax.columns import constants, dense, missing, recode, refuse_missing
 from tfsoftmax.data import Data, load
 from tfsoftmax.errors import InputError
-from tfsoftmax.rows import Rows, preprocess
+from tfsoftmax.rows import Rows
 from tfsoftmax.runs.calibration import temperature as temperature_of
 from tfsoftmax.runs.evaluation import evaluate, read_metrics
+from tfsoftmax.runs.saved import weights_of
 from tfsoftmax.sources.fingerprint import changes
 from tfsoftmax.spec import OPTIONS, ModelSpec, RunConfig
 from tfsoftmax.weights import of_classes, without_weights
 
 if TYPE_CHECKING:
+    import keras
+
     from tfsoftmax.export import Export
 
 COMPARED = 100_000  # rows on which an export is compared with the model, at most
@@ -81,6 +79,11 @@ class Run:
     @functools.cached_property
     def model(self) -> keras.Sequential:
         """The trained model."""
+        import tfsoftmax._tensorflow  # noqa: F401 - before TensorFlow
+
+        # isort: split
+        import keras
+
         path = self.folder / "model.keras"
         try:
             model = keras.saving.load_model(path, safe_mode=True)  # runs no code from the file
@@ -94,6 +97,12 @@ class Run:
                 f"{self.spec.features} and {len(self.spec.classes)} classes"
             )
         return model
+
+    @functools.cached_property
+    def weights(self) -> list[np.ndarray]:
+        """Kernel ``(features, classes)`` and bias ``(classes,)`` of the trained model, float32, read without Keras."""
+        found = weights_of(self.folder / "model.keras", self.spec)
+        return self.model.get_weights() if found is None else found
 
     def data(self) -> Data:
         """The data set of the run, opened by its name, split and preprocessed as it was.
@@ -122,12 +131,12 @@ class Run:
         Raises:
             InputError: another split, validation rows of a run that has none, or data that do not fit.
         """
-        model = self.model
+        weights = self.weights
         data = self.data() if data is None else data
         rows = self.rows(data, split)
         if prior:
-            return figures(model, rows, self.spec.classes, class_weights=self._class_weights(data))
-        return figures(model, rows, self.spec.classes, self.temperature)
+            return figures(weights, rows, self.spec.classes, class_weights=self._class_weights(data))
+        return figures(weights, rows, self.spec.classes, self.temperature)
 
     def rows(self, data: Data, split: str = "test") -> Rows:
         """The rows of a split of ``data`` as the model takes them; arguments and errors as of :meth:`evaluate`."""
@@ -135,7 +144,7 @@ class Run:
         self._check(data)
         if split == "val" and self.config.val != "test":
             return self._val(data)
-        return self._rows(data, data.test.rows)
+        return self._rows(data, data.rows.test)
 
     @property
     def temperature(self) -> float | None:
@@ -152,7 +161,7 @@ class Run:
             raise InputError("balanced weights are those of the run's own training rows: evaluate on its own data")
         if given == "balanced":
             data = Data(data.source, **data_settings(self.config))
-        found = of_classes(given, data.train.rows.y, self.spec.classes)
+        found = of_classes(given, data.rows.train.y, self.spec.classes)
         return np.ones(len(self.spec.classes)) if found is None else found
 
     def export(
@@ -210,8 +219,10 @@ class Run:
                 f"the run in {str(self.folder)!r} has no temperature: it had no validation rows of its own to fit one "
                 "on; train it again with --val and without --refit, or export it as it is"
             )
+        import keras
+
         model = keras.models.clone_model(self.model)
-        model.set_weights([np.asarray(weight) / np.float32(temperature) for weight in self.model.get_weights()])
+        model.set_weights([np.asarray(weight) / np.float32(temperature) for weight in self.weights])
         metrics = {**self.metrics, "temperature": temperature}
         for split in ("val", "test"):
             found = dict(metrics[split])
@@ -231,8 +242,8 @@ class Run:
                 "split 'test' can be evaluated"
             )
         settings = data_settings(self.config)
-        val: Any = (data if data.settings == settings else Data(data.source, **settings)).val
-        return self._rows(data, val.rows)
+        val: Any = (data if data.settings == settings else Data(data.source, **settings)).rows.val
+        return self._rows(data, val)
 
     def _rows(self, data: Data, rows: Rows) -> Rows:
         """Rows of ``data`` as the model takes them: of a table columns by name, categories by value.
@@ -271,33 +282,40 @@ class Run:
 
 
 def figures(
-    model: keras.Model,
+    weights: Sequence[np.ndarray],
     rows: Rows,
     classes: tuple[str, ...],
     temperature: float | None = None,
     class_weights: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Evaluate ``model`` on ``rows``, without ``class_weights`` of training."""
-    found = logits(model, rows)
+    """Evaluate a model of these ``weights`` on ``rows``, without ``class_weights`` of training."""
+    found = logits(weights, rows)
     if class_weights is not None:
         found = (without_weights(part, class_weights) for part in found)
     return evaluate(found, rows.y, classes, rows.weight, temperature)
 
 
-def fitted_temperature(model: keras.Model, rows: Rows) -> float:
+def fitted_temperature(weights: Sequence[np.ndarray], rows: Rows) -> float:
     """The temperature of ``rows``, on evenly spaced ones of very many."""
     step, at, kept = -(-len(rows) * len(rows.spec.classes) // FITTED), 0, []
-    for part in logits(model, rows):
+    for part in logits(weights, rows):
         kept.append(part[-at % step :: step])
         at += len(part)
     weight = None if rows.weight is None else rows.weight[::step]
     return temperature_of(np.concatenate(kept), rows.y[::step], weight)
 
 
-def logits(model: keras.Model, rows: Rows) -> Iterator[np.ndarray]:
-    """What ``model`` answers to ``rows``, in parts, float32 ``(some, classes)``."""
+def logits(weights: Sequence[np.ndarray], rows: Rows) -> Iterator[np.ndarray]:
+    """What a model with this kernel and bias answers to ``rows``, in parts, float32 ``(some, classes)``."""
+    kernel, bias = weights
+    offset, scale = (np.asarray(value, np.float32).reshape(-1) for value in constants(rows.spec))
     for raw in rows.parts():
-        yield np.asarray(model(preprocess(rows.spec, raw)))
+        x = dense(rows.spec, raw)
+        with np.errstate(over="ignore", invalid="ignore"):
+            x -= offset
+            x *= scale
+            found = x @ kernel + bias
+        yield found
 
 
 def data_settings(config: RunConfig) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def to_the_optimum(model: keras.Sequential, config: RunConfig, data: Data, log: 
             print(f"pass {now.passes}  objective {now.objective:.6f}  gap {now.gap:.2g}", file=sys.stderr, flush=True)
 
     prepare(model, data.spec.features)
-    rows = data.train.rows
+    rows = data.rows.train
     (found,) = optimum(rows, len(data.classes), [config.l2], tol=config.tol, passes=config.passes, on_pass=on_pass)
     model.layers[1].set_weights(found.weights)
     log.seconds = time.perf_counter() - begin

@@ -114,8 +114,8 @@ def train(
             with workers(are_several):
                 model = _begun(stack, folder, config, data, overwrite, strategy)
             if progress and is_chief:
-                drawn = data.test.rows.index if data.source.x_test is None else None
-                found = dataclasses.replace(inspect(data.source, drawn), mixing=data.train.rows.mixing)
+                drawn = data.rows.test.index if data.source.x_test is None else None
+                found = dataclasses.replace(inspect(data.source, drawn), mixing=data.rows.train.mixing)
                 print(*findings.first_lines(found), sep="\n", file=sys.stderr)
             with workers(are_several, begun=True):
                 certificate = None
@@ -164,7 +164,7 @@ def _begun(
             write_text(folder / "spec.json", spec.to_json())
     if several(strategy):
         settings = dataclasses.replace(config, fingerprint=None).to_json()
-        checksums = {"settings": zlib.crc32(settings.encode()), "rows": data.train.rows.checksum}
+        checksums = {"settings": zlib.crc32(settings.encode()), "rows": data.rows.train.checksum}
         for name, checksum in checksums.items():
             agree(strategy, checksum >> 1, f"all workers must have the same {name}; the checksums of theirs are")
     return model
@@ -190,21 +190,20 @@ def _finish(
 ) -> None:
     """Write what a finished run folder has."""
     _save(model, folder / "model.keras")
-    fitted = None
-    if data.val is not None and config.val != "test":
-        fitted = fitted_temperature(model, data.val.rows)
+    weights, (train, val, test), fitted = model.get_weights(), data.rows, None
+    if val is not None and config.val != "test":
+        fitted = fitted_temperature(weights, val)
     metrics = {
-        "val": None if data.val is None else figures(model, data.val.rows, data.classes, fitted),
-        "test": figures(model, data.test.rows, data.classes, fitted),
+        "val": None if val is None else figures(weights, val, data.classes, fitted),
+        "test": figures(weights, test, data.classes, fitted),
         "epochs": len(log.rows),
         "seconds": log.seconds,
         **({} if certificate is None else {"optimum": certificate}),
-        **({} if data.train.rows.mixing is None else {"mixing": data.train.rows.mixing}),
+        **({} if train.mixing is None else {"mixing": train.mixing}),
     }
     _warn(config, data, metrics)
     if config.tensorboard:
-        kernel = np.asarray(model.get_weights()[0])
-        board.write(folder / "tensorboard" / "train", config, data.spec, kernel, len(log.rows))
+        board.write(folder / "tensorboard" / "train", config, data.spec, weights[0], len(log.rows))
     write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     # the last thing: a kill before it leaves a run that the same command finishes
     before(folder / STATE).unlink(missing_ok=True)
@@ -217,7 +216,7 @@ def _warn(config: RunConfig, data: Data, metrics: dict[str, Any]) -> None:
     loss, guessing = metrics[split]["loss"], math.log(len(data.classes))
     if loss <= guessing:
         return
-    rate, bound = learning_rate(config, data), curvature(data.train.rows).bound
+    rate, bound = learning_rate(config, data), curvature(data.rows.train).bound
     if config.optimizer == "sgd" and rate > 1.01 * bound:  # the default is rounded
         why = f"the learning rate {rate:g} is above the curvature bound {bound:.3g} of these rows: leave --lr out"
         if config.preprocess != "standardize":
@@ -250,7 +249,7 @@ def build(config: RunConfig, data: Data, steps: int | None = None) -> keras.Sequ
         momentum=config.momentum,
         l2=config.l2,
         label_smoothing=config.label_smoothing,
-        decay_steps=SCHEDULES[schedule](config.epochs * (steps or data.train.rows.steps)),
+        decay_steps=SCHEDULES[schedule](config.epochs * (steps or data.rows.train.steps)),
         precision=config.precision,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Annotated
@@ -25,9 +26,9 @@ def evaluate(
 ) -> None:
     """Evaluate a finished run: loss, accuracy with its 95 % interval, calibration, figures per class, mistakes."""
     one_of("--split", split, ("test", "val"))
-    with tensorflow():
-        from tfsoftmax.runs.evaluation import probabilities, report, summary
-        from tfsoftmax.runs.run import Run
+    from tfsoftmax.runs.evaluation import probabilities, report, summary
+    from tfsoftmax.runs.run import Run
+
     result = Run(run).evaluate(split, prior=prior)
     if as_json:
         print(json.dumps({"split": split, **result}))
@@ -63,7 +64,7 @@ def report(
         return
     if labels and len(runs) > 1:
         raise InputError("--labels goes with one run: leave it out, or name one")
-    with tensorflow():
+    with tensorflow() if labels else contextlib.nullcontext():
         from tfsoftmax.reporting.one import report as write
         from tfsoftmax.reporting.several import compare
         from tfsoftmax.runs.run import Run

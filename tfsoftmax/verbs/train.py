@@ -139,7 +139,7 @@ def train(
         settings = training.as_begun(settings, out)
         found = reopened(settings, f"the configuration {str(config)!r}", way_out)
         if c is not None:
-            settings = dataclasses.replace(settings, l2=penalty(c, len(found.train.rows), len(found.classes)))
+            settings = dataclasses.replace(settings, l2=penalty(c, len(found.rows.train), len(found.classes)))
         run = training.train(found, settings, out, overwrite=overwrite, progress=True, strategy=scope)
     if run is None:
         return  # the chief tells
