@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import re
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-_NAMES = ("ink", "quiet", "line", "main", "other")
-_PAPER = dict(zip(_NAMES, ("#1b1f23", "#5b6570", "#d8dcdf", "#2166ac", "#b35806"), strict=True))
-# colours that stand for names of the page's style sheet, which has them for light and for dark
-_STANDING = {name: f"#00fe{place:02d}" for place, name in enumerate(_NAMES)}
+# on paper; the page's style sheet has them by their names, for light and for dark
+COLOURS = {"ink": "#1b1f23", "quiet": "#5b6570", "line": "#d8dcdf", "main": "#2166ac", "other": "#b35806"}
 _SIZE = (4.6, 3.0)  # inches
 _MARGINS = {"left": 0.17, "right": 0.97, "bottom": 0.15, "top": 0.96}
 
-Draw = Callable[["Axes", dict[str, str]], None]
+Draw = Callable[["Axes"], None]
+
+
+def prepare() -> None:
+    """Import matplotlib in a thread, which takes half a second, while the caller reads its data."""
+    threading.Thread(target=importlib.import_module, args=("matplotlib.figure",)).start()
 
 
 @contextlib.contextmanager
-def _style(colours: dict[str, str]) -> Iterator[None]:
+def _style() -> Iterator[None]:
     import matplotlib
 
     settings: Any = {
@@ -31,12 +37,12 @@ def _style(colours: dict[str, str]) -> Iterator[None]:
         "svg.hashsalt": "tfsoftmax",  # the same figure has the same bytes
         "text.parse_math": False,  # a dollar in a name is a dollar
         "font.size": 9,
-        "axes.edgecolor": colours["quiet"],
-        "axes.labelcolor": colours["ink"],
-        "text.color": colours["ink"],
-        "xtick.color": colours["quiet"],
-        "ytick.color": colours["quiet"],
-        "grid.color": colours["line"],
+        "axes.edgecolor": COLOURS["quiet"],
+        "axes.labelcolor": COLOURS["ink"],
+        "text.color": COLOURS["ink"],
+        "xtick.color": COLOURS["quiet"],
+        "ytick.color": COLOURS["quiet"],
+        "grid.color": COLOURS["line"],
         "axes.grid": True,
         "axes.axisbelow": True,
         "axes.spines.top": False,
@@ -50,35 +56,43 @@ def _style(colours: dict[str, str]) -> Iterator[None]:
         yield
 
 
-def svg(draw: Draw, label: str) -> str:
-    """An ``svg`` element for a page, in colours that its style sheet names; ``label`` is read out instead of it."""
+def svg_and_png(draw: Draw, label: str) -> tuple[str, bytes]:
+    """An ``svg`` element for a page, in colours that its style sheet names, and the same as a PNG file.
+
+    ``label`` is read out instead of the element.
+    """
     from markupsafe import escape
     from matplotlib.figure import Figure
 
-    with _style(_STANDING):
+    with _style():
         figure = Figure(_SIZE)
-        draw(figure.subplots(gridspec_kw=_MARGINS), _STANDING)
+        draw(figure.subplots(gridspec_kw=_MARGINS))
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        pixels = _png(figure)
     text = file.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r' id="(?!m|p|image)[^"]*"', "", text)  # groups that nothing refers to; the page has other figures
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
-    for name, colour in _STANDING.items():
+    for name, colour in COLOURS.items():
         text = text.replace(colour, f"var(--{name})")
-    return text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
+    return text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1), pixels
 
 
-def png(draw: Draw, size: tuple[float, float] | None = None) -> bytes:
-    """The same as a PNG file; one of another ``size``, in inches, has margins as its texts need them."""
+def png(draw: Draw, size: tuple[float, float]) -> bytes:
+    """A PNG file of ``size``, in inches, with margins as its texts need them."""
     from matplotlib.figure import Figure
 
-    with _style(_PAPER):
-        figure = Figure(size or _SIZE, layout="constrained" if size else None)
-        draw(figure.subplots(gridspec_kw={} if size else _MARGINS), _PAPER)
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=144, facecolor="white", metadata={"Software": None})
+    with _style():
+        figure = Figure(size, layout="constrained")
+        draw(figure.subplots())
+        return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=144, facecolor="white", metadata={"Software": None})
     return file.getvalue()
 
 
@@ -91,16 +105,16 @@ def curves(
 ) -> Draw:
     """Curves by name, each its places and values; ``best`` is a place that is marked."""
 
-    def draw(axes: Axes, colours: dict[str, str]) -> None:
+    def draw(axes: Axes) -> None:
         from matplotlib.ticker import MaxNLocator
 
-        styles = [(colours["main"], "-"), (colours["other"], "--"), (colours["ink"], ":"), (colours["quiet"], "-.")]
+        styles = [(COLOURS["main"], "-"), (COLOURS["other"], "--"), (COLOURS["ink"], ":"), (COLOURS["quiet"], "-.")]
         for k, (name, (places, values)) in enumerate(lines.items()):
             colour, style = styles[k % len(styles)]
             mark = "o" if len(places) < 2 else None
             axes.plot(places, values, style, color=colour, label=cut(name), marker=mark, linewidth=1.6)
         if best is not None:
-            axes.axvline(best, color=colours["quiet"], linewidth=1, linestyle=":", label=f"best epoch: {best:g}")
+            axes.axvline(best, color=COLOURS["quiet"], linewidth=1, linestyle=":", label=f"best epoch: {best:g}")
         if log:
             logarithmic(axes, "y")
         if x in ("epoch", "pass"):
@@ -115,16 +129,16 @@ def curves(
 def bundle(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], named: int, x: str, y: str) -> Draw:
     """Many curves, the best first, of which the first ``named`` stand out."""
 
-    def draw(axes: Axes, colours: dict[str, str]) -> None:
+    def draw(axes: Axes) -> None:
         from matplotlib.ticker import MaxNLocator
 
-        styles = [(colours["main"], "-"), (colours["other"], "--"), (colours["ink"], ":")][:named]
+        styles = [(COLOURS["main"], "-"), (COLOURS["other"], "--"), (COLOURS["ink"], ":")][:named]
         for place, (name, (places, values)) in reversed([*enumerate(lines.items())]):
             if place < len(styles):
                 colour, style = styles[place]
                 axes.plot(places, values, style, color=colour, label=cut(name, 40), linewidth=1.6)
             else:
-                axes.plot(places, values, "-", color=colours["quiet"], linewidth=0.6, alpha=0.6)
+                axes.plot(places, values, "-", color=COLOURS["quiet"], linewidth=0.6, alpha=0.6)
         spread(axes, "y", [value for _, values in lines.values() for value in values])
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(x)
@@ -138,11 +152,11 @@ def bundle(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], named: 
 def points(found: Sequence[tuple[Any, float]], x: str, y: str) -> Draw:
     """Points of a number or a word and a number, of which the first stands out."""
 
-    def draw(axes: Axes, colours: dict[str, str]) -> None:
+    def draw(axes: Axes) -> None:
         places = [place if isinstance(place, (int, float)) else cut(str(place)) for place, _ in found]
-        axes.plot(places, [value for _, value in found], "o", color=colours["quiet"], markersize=4)
+        axes.plot(places, [value for _, value in found], "o", color=COLOURS["quiet"], markersize=4)
         axes.plot(
-            places[:1], [found[0][1]], "o", color=colours["main"], markersize=8, label=f"best: {plain(found[0][0])}"
+            places[:1], [found[0][1]], "o", color=COLOURS["main"], markersize=8, label=f"best: {plain(found[0][0])}"
         )
         if not any(isinstance(place, str) for place in places):
             spread(axes, "x", places)
@@ -184,9 +198,9 @@ def plain(value: Any) -> str:
 def reliability(bins: dict[str, list[dict[str, Any]]]) -> Draw:
     """How often the model is right, by how sure it is: bins by name, as ``evaluate`` returns them."""
 
-    def draw(axes: Axes, colours: dict[str, str]) -> None:
-        axes.plot([0, 1], [0, 1], color=colours["quiet"], linewidth=1, linestyle=":", label="as sure as right")
-        styles = [(colours["main"], "-", "o"), (colours["other"], "--", "s")]
+    def draw(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=COLOURS["quiet"], linewidth=1, linestyle=":", label="as sure as right")
+        styles = [(COLOURS["main"], "-", "o"), (COLOURS["other"], "--", "s")]
         for (name, rows), (colour, style, mark) in zip(bins.items(), styles, strict=False):
             x, y = [row["confidence"] for row in rows], [row["accuracy"] for row in rows]
             axes.plot(x, y, style, color=colour, marker=mark, markersize=4, linewidth=1.4, label=name)
@@ -202,7 +216,7 @@ def reliability(bins: dict[str, list[dict[str, Any]]]) -> Draw:
 def confusion(matrix: list[list[int]], names: Sequence[str]) -> Draw:
     """The confusion matrix, coloured by the share of each true class."""
 
-    def draw(axes: Axes, colours: dict[str, str]) -> None:
+    def draw(axes: Axes) -> None:
         shares = [[count / (sum(row) or 1) for count in row] for row in matrix]
         axes.grid(visible=False)
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
@@ -212,7 +226,7 @@ def confusion(matrix: list[list[int]], names: Sequence[str]) -> Draw:
         axes.set_xlabel("predicted class")
         for i, row in enumerate(matrix):
             for k, count in enumerate(row):
-                colour = "white" if shares[i][k] > 0.5 else colours["ink"]
+                colour = "white" if shares[i][k] > 0.5 else COLOURS["ink"]
                 axes.text(k, i, str(count), ha="center", va="center", fontsize=7, color=colour)
 
     return draw

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from tfsoftmax import __version__
 from tfsoftmax._files import write_bytes, write_csv, write_text
 from tfsoftmax.errors import InputError
-from tfsoftmax.reporting.figures import Draw, png, svg
+from tfsoftmax.reporting.figures import Draw, svg_and_png
 
 _PAGE = Path(__file__).parent / "page"
 _MARK = '<meta name="generator" content="tfsoftmax'
@@ -42,9 +42,10 @@ class Files:
 
     def figure(self, name: str, label: str, draw: Draw, numbers: list[dict[str, Any]]) -> Markup:
         """A figure for the page; its PNG and CSV are written. ``label`` says what is seen, for those who do not see."""
-        self.picture(name, png(draw))
+        element, pixels = svg_and_png(draw, label)
+        self.picture(name, pixels)
         self.numbers(name, numbers)
-        return Markup(svg(draw, label))
+        return Markup(element)
 
     def picture(self, name: str, content: bytes) -> None:
         """Write a PNG file."""

@@ -17,6 +17,7 @@ import numpy as np
 from tfsoftmax import findings, inspection
 from tfsoftmax.data import Data
 from tfsoftmax.encoding import as_text, decoded
+from tfsoftmax.errors import InputError
 from tfsoftmax.reporting import answers, figures, pixels, weights
 from tfsoftmax.reporting.answers import Answers
 from tfsoftmax.reporting.files import Files
@@ -52,6 +53,7 @@ def report(
     Raises:
         InputError: the data have no name, cannot be read or have changed; ``to`` is no such file, or not a report.
     """
+    figures.prepare()
     data = run.data() if data is None else data
     rows = run.rows(data)
     files = Files(run.folder / "report.html" if to is None else Path(to))
@@ -59,8 +61,7 @@ def report(
     ask = functools.partial(answers.read, classes=run.spec.classes)
     found = ask(logits(run.weights, rows), rows.y, weights=rows.weight, temperature=run.temperature)
     val = None
-    if run.temperature is not None and data.fingerprint == run.config.fingerprint:  # validation rows of its own
-        own = run.rows(data, "val")
+    if run.temperature is not None and (own := _validation(run, data)) is not None:
         val = ask(logits(run.weights, own), own.y, weights=own.weight)
     drawn = data.rows.test.index if data.source.x_test is None else None
     return files.page(
@@ -85,6 +86,14 @@ def report(
         versions=_versions(),
         commands=_commands(run),
     )
+
+
+def _validation(run: Run, data: Data) -> Rows | None:
+    """Validation rows of the run, if ``data`` are its own."""
+    try:
+        return run.rows(data, "val")
+    except InputError:
+        return None
 
 
 def _wrong_labels(run: Run, data: Data, files: Files) -> dict[str, Any]:
