@@ -133,7 +133,7 @@ def _parts(data: Data, folds: int | None) -> list[tuple[Rows, Rows]]:
     """Training and validation rows; of each fold."""
     rows, seed = data.rows.train, typed("seed", data.settings["seed"], int)
     if folds is None:
-        return [(rows, data.rows.val)] if data.val is not None else []
+        return [] if data.rows.val is None else [(rows, data.rows.val)]
     fold, source, parts = drawn(data, folds, seed), data.source, []
     for one in range(folds):
         held_out, others = np.flatnonzero(fold == one), np.flatnonzero(fold != one)

@@ -43,7 +43,8 @@ def compare(runs: Sequence[Run], to: str | os.PathLike[str]) -> Path:
         if tested is None:
             tested = data
         other = data.fingerprint != tested.fingerprint or run.spec.classes != first.spec.classes
-        if other or not np.array_equal(data.rows.test.index, tested.rows.test.index):
+        drawn: list[Any] = [one.rows.test.index for one in (data, tested)]
+        if other or not np.array_equal(*drawn):
             raise InputError(
                 f"the run in {str(run.folder)!r} has other test rows or classes than that in {names[0]!r}; runs are "
                 "compared on the same ones"

@@ -35,6 +35,6 @@ def weights_of(path: Path, spec: ModelSpec) -> list[np.ndarray] | None:
     except _DAMAGED:
         return None
     features, classes = int(np.prod(spec.features)), len(spec.classes)
-    kinds = [(array.shape, array.dtype) for array in found]
-    fits = kinds == [((features, classes), np.float32), ((classes,), np.float32)]
+    kinds = [(array.shape, array.dtype.name) for array in found]
+    fits = kinds == [((features, classes), "float32"), ((classes,), "float32")]
     return found if fits and tuple(layers[0]["config"]["batch_shape"][1:]) == spec.features else None
