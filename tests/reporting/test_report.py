@@ -66,7 +66,7 @@ def test_the_figures_are_those_of_scikit_learn(pictures):
     logits = np.log(odds)
     found = read([logits[:20], logits[20:]], test.y, run.spec.classes).figures
     assert found["loss"] == pytest.approx(log_loss(test.y, odds), abs=1e-9)
-    assert f"{100 * found['accuracy']:.1f} % of them" in page.read_text()
+    assert f"{100 * found['accuracy']:.1f}\u00a0% of them" in page.read_text()
 
 
 def test_evidence_is_the_difference_of_logits(pictures, table):

@@ -83,11 +83,11 @@ def _number(value: float | None, digits: int = 4) -> str:
 
 
 def _percent(value: float | None, digits: int = 1) -> str:
-    return "-" if value is None else f"{100 * value:.{digits}f} %"
+    return "-" if value is None else f"{100 * value:.{digits}f}\u00a0%"
 
 
 def _interval(pair: Any) -> str:
-    return "-" if pair is None else f"{100 * pair[0]:.1f} to {100 * pair[1]:.1f} %"
+    return "-" if pair is None else f"{100 * pair[0]:.1f} to {100 * pair[1]:.1f}\u00a0%"
 
 
 def _short(name: str, longest: int = 80) -> str:
