@@ -82,7 +82,7 @@ DATA: dict[str, tuple[Callable[[], tuple[np.ndarray, np.ndarray]], dict[str, tup
             "tfsoftmax": _EACH,
             "torch L-BFGS": (ONE, SIXTEEN),
             "optax L-BFGS": (ONE, SIXTEEN),
-            "scikit-learn lbfgs": (ONE, SIXTEEN),
+            "scikit-learn lbfgs": _EACH,
         },
     ),
     "embeddings-1000": (
