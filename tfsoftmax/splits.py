@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 TEST = 0.2  # the share of the rows that is drawn where a source has no test split and nobody says how many
 
+_PART = 2**20  # rows that are drawn from together
+
 _log = logging.getLogger(__name__)
 
 
@@ -41,11 +43,10 @@ def split(source: Source, val: int | float | str | None, test: int | float | Non
             the source has such a split.
     """
     count = len(source.x_train)
-    everything = np.arange(count)
-    left, tested = everything, None
+    left, tested = np.arange(count, dtype=np.int32), None
     if source.x_test is None:
-        drawn = _stratified(source, everything, _rows(source, "test", TEST if test is None else test, count), seed)
-        left, tested = np.flatnonzero(~drawn), _index(drawn)
+        drawn = _stratified(source, _rows(source, "test", TEST if test is None else test, count), seed)
+        left, tested = left[~drawn], left[drawn]
         _log.log(
             logging.WARNING if test is None else logging.INFO,
             "%s has no test split: %s of its %s rows are drawn for one (test=%s, seed=%d)",
@@ -67,16 +68,11 @@ def split(source: Source, val: int | float | str | None, test: int | float | Non
         wanted = max(1, len(left) // 6) if val is None else _rows(source, "val", val, len(left))
         if source.groups is None:
             picked = np.zeros(len(left), bool)
-            picked[np.random.default_rng(seed).permutation(len(left))[:wanted]] = True
+            picked[shuffled(len(left), np.random.default_rng(seed))[:wanted]] = True
         else:
             picked = _grouped(source, "val", left, wanted, seed)
-        left, validation = left[~picked], left[picked].astype(np.int32)
-    train = None if len(left) == count else left.astype(np.int32)
-    return Split(train, validation, tested)
-
-
-def _index(drawn: np.ndarray) -> np.ndarray:
-    return np.flatnonzero(drawn).astype(np.int32)
+        left, validation = left[~picked], left[picked]
+    return Split(None if len(left) == count else left, validation, tested)
 
 
 def _rows(source: Source, name: str, value: Any, count: int) -> int:
@@ -87,11 +83,11 @@ def _rows(source: Source, name: str, value: Any, count: int) -> int:
     return int(rows)
 
 
-def _stratified(source: Source, rows: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Draw ``count`` of ``rows``, of each class its share; whole groups where there are some. Returns a mask."""
+def _stratified(source: Source, count: int, seed: int) -> np.ndarray:
+    """Draw ``count`` training rows, of each class its share; whole groups where there are some. Returns a mask."""
+    y = source.y_train
     if source.groups is not None:
-        return _grouped(source, "test", rows, count, seed)
-    y = source.y_train[rows]
+        return _grouped(source, "test", np.arange(len(y)), count, seed)
     sizes = np.bincount(y, minlength=len(source.classes))
     share, room = count * sizes / len(y), np.maximum(sizes - 1, 0)  # a class keeps one row to train on
     taken = np.minimum(share.astype(np.int64), room)
@@ -134,18 +130,30 @@ def _grouped(source: Source, name: str, rows: np.ndarray, count: int, seed: int)
 
 def folds(labels: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
     """Which of ``count`` folds each row is in, int64 ``(rows,)``; each fold has of every class its share."""
-    shuffled, fold = random.permutation(len(labels)), np.empty(len(labels), np.int64)
-    fold[shuffled[np.argsort(labels[shuffled], kind="stable")]] = np.arange(len(labels)) % count
+    order, fold = random.permutation(len(labels)), np.empty(len(labels), np.int64)
+    fold[order[np.argsort(labels[order], kind="stable")]] = np.arange(len(labels)) % count
     return fold
 
 
 def each(labels: np.ndarray, count: int | np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Draw ``count`` rows of each class, or all that it has, without replacement: int64 indices, ascending.
+    """Draw ``count`` rows of each class, or all that it has, without replacement: int32 indices, ascending.
 
     More rows from the same state of ``random`` are those of fewer and others.
     """
-    shuffled = random.permutation(len(labels))
-    shuffled = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    sizes = np.bincount(labels, minlength=np.size(count))
-    rank = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return np.sort(shuffled[rank < np.repeat(np.broadcast_to(count, sizes.shape), sizes)])
+    order, found = shuffled(len(labels), random), []
+    left = np.minimum(count, np.bincount(labels, minlength=np.size(count)))
+    for begin in range(0, len(order), _PART):
+        rows = order[begin : begin + _PART]
+        sizes = np.bincount(labels[rows], minlength=len(left))
+        rows = rows[np.argsort(labels[rows], kind="stable")]
+        rank = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        found.append(rows[rank < np.repeat(left, sizes)])
+        left -= np.minimum(left, sizes)
+    return np.sort(np.concatenate(found))
+
+
+def shuffled(count: int, random: np.random.Generator) -> np.ndarray:
+    """``random.permutation(count)`` in half of the memory: int32 ``(count,)``."""
+    order = np.arange(count, dtype=np.int32)
+    random.shuffle(order)
+    return order

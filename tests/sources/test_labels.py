@@ -39,6 +39,21 @@ def test_labels_of_any_kind(kind):
     assert data.classes == data.spec.classes == classes
 
 
+@pytest.mark.parametrize("kind", ["numbers", "text"])
+def test_labels_are_looked_at_in_parts(kind, monkeypatch):
+    monkeypatch.setattr("tfsoftmax.sources.labels._PART", 7)
+    y, y_test = np.random.default_rng(0).integers(0, 1000, 50), np.array([3, 2000])
+    y[:2] = y_test
+    if kind == "text":
+        y, y_test = (np.char.add("n", one.astype(str)) for one in (y, y_test))
+    x = np.zeros((50, 2), np.float32)
+    made = tfsoftmax.Source("rows", x, y, x[:2], y_test)
+    names, codes = np.unique(y, return_inverse=True)
+    assert made.classes == tuple(map(str, names))
+    np.testing.assert_array_equal(made.y_train, codes)
+    np.testing.assert_array_equal(made.y_test, codes[:2])
+
+
 def test_names_and_positions_where_classes_are_given():
     for y in (["no", "yes"] * 3, [0, 1] * 3, [False, True] * 3, np.eye(2)[[0, 1] * 3]):
         assert tfsoftmax.Source("rows", X, y, classes=("no", "yes")).y_train.tolist() == [0, 1] * 3

@@ -10,6 +10,7 @@ from conftest import make_rows
 
 import tfsoftmax
 from tfsoftmax.errors import InputError
+from tfsoftmax.splits import each
 
 
 def source(rows=300, classes=3, **fields):
@@ -39,6 +40,14 @@ def test_a_test_split_is_drawn_by_class_and_seed(caplog):
     centred = tfsoftmax.Data(made, preprocess="center")
     mean = made.x_train[sorted(places(centred)[0])].mean(axis=0, dtype=np.float64)
     np.testing.assert_allclose(np.reshape(centred.spec.offset, mean.shape), mean)
+
+
+def test_the_first_of_a_class_in_a_random_order_are_drawn(monkeypatch):
+    monkeypatch.setattr("tfsoftmax.splits._PART", 16)
+    labels, counts = np.random.default_rng(0).integers(0, 4, 100), np.array([3, 0, 50, 7])
+    order = np.random.default_rng(5).permutation(100)
+    expected = [row for label in range(4) for row in order[labels[order] == label][: counts[label]]]
+    np.testing.assert_array_equal(each(labels, counts, np.random.default_rng(5)), sorted(expected))
 
 
 def test_each_class_keeps_a_row_to_train_on():

@@ -13,6 +13,8 @@ import numpy as np
 from tfsoftmax._checks import shown
 from tfsoftmax.errors import InputError
 
+_PART = 2**20  # labels that are looked at together
+
 _log = logging.getLogger(__name__)
 
 
@@ -133,19 +135,31 @@ def encode(name: str, y: np.ndarray, y_test: np.ndarray | None) -> tuple[np.ndar
             f"data set {name!r}: training labels are such as {shown(y[0].item())}, test labels such as "
             f"{shown(y_test[0].item())}; they must be alike"
         )
-    both = y if y_test is None else np.concatenate([y, y_test])
-    values, codes = np.unique(both, return_inverse=True)
+    values, codes = _coded([y] if y_test is None else [y, y_test])
     names, found = in_order([text(value) for value in values.tolist()], codes)
     train, test = found[: len(y)], None if y_test is None else found[len(y) :]
     check(name, train, test, names)
     return train, test, names
 
 
+def _coded(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """``np.unique(np.concatenate(arrays), return_inverse=True)`` by parts, in less memory; codes are int32."""
+    parts = [one[begin : begin + _PART] for one in arrays for begin in range(0, max(1, len(one)), _PART)]
+    values = np.unique(np.concatenate([np.unique(part) for part in parts]))
+    codes, at = np.empty(sum(map(len, arrays)), np.int32), 0
+    for part in parts:
+        codes[at : at + len(part)] = np.searchsorted(values, part)
+        at += len(part)
+    return values, codes
+
+
 def in_order(names: Sequence[str], codes: np.ndarray) -> tuple[list[str], np.ndarray]:
     """Names that are sorted, and int32 codes into them, in numerical order if all are whole numbers."""
     if not all(re.fullmatch(r"-?\d{1,18}", one, re.ASCII) for one in names):
-        return list(names), codes.astype(np.int32)
+        return list(names), codes.astype(np.int32, copy=False)
     order = sorted(range(len(names)), key=lambda k: (int(names[k]), names[k]))
+    if order == [*range(len(names))]:
+        return list(names), codes.astype(np.int32, copy=False)
     place = np.empty(len(order), np.int32)
     place[order] = np.arange(len(order))
     return [names[k] for k in order], place[codes]
