@@ -42,6 +42,7 @@ def test_batches_are_as_documented(source):
     assert data.train.map(lambda x, y: y).take(1).cardinality() == 1
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(rows=st.integers(2, 40), batch_size=st.integers(1, 45), seed=st.integers(0, 2**31), share=st.floats(0.01, 0.99))
 def test_split_and_order(rows, batch_size, seed, share):
