@@ -147,6 +147,16 @@ def dense(spec: ModelSpec, raw: np.ndarray) -> np.ndarray:
     return made
 
 
+def prepared(spec: ModelSpec, raw: np.ndarray) -> np.ndarray:
+    """What ``rows.preprocess`` returns, flattened, in NumPy: float32 ``(batch, features)``, infinite beyond float32."""
+    offset, scale = (np.asarray(value, np.float32).reshape(-1) for value in constants(spec))
+    x = dense(spec, raw)
+    with np.errstate(over="ignore", invalid="ignore"):
+        x -= offset
+        x *= scale
+    return x
+
+
 def fit(
     columns: Sequence[Column], x: np.ndarray, rows: np.ndarray | None, preprocess: str, missing: str
 ) -> tuple[Column, ...]:

@@ -64,13 +64,12 @@ def _largest(rows: Rows, some: slice | np.ndarray) -> float:
     """``λmax`` of some of the rows."""
     x, weight, spec = rows.take(some), rows.weight, rows.spec
     weight = None if weight is None else weight[some]
-    offset, scale = (np.asarray(value, np.float32) for value in columns.constants(spec))
     vector, largest = np.ones(math.prod(spec.features) + 1, np.float32), 0.0
     for _ in range(100):
         vector /= np.linalg.norm(vector)
         product = np.zeros_like(vector)
         for begin in range(0, len(x), 8192):
-            part = (columns.dense(spec, x[begin : begin + 8192]) - offset) * scale
+            part = columns.prepared(spec, x[begin : begin + 8192])
             along = part @ vector[:-1] + vector[-1]
             if weight is not None:
                 along *= weight[begin : begin + 8192]

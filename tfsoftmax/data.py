@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
-class Splits(NamedTuple):
+class SplitRows(NamedTuple):
     """The raw rows of a data set; ``val`` is ``None`` where there is none."""
 
     train: Rows
@@ -155,7 +155,7 @@ class Data:
             validation = Rows(x, y, self.spec, batch_size, index=held_out, weight=own)
         elif val == "test" and not refit:
             validation = tested_rows()
-        self.rows = Splits(Rows(x, y, self.spec, batch_size, seed, train, weight), validation, tested_rows())
+        self.rows = SplitRows(Rows(x, y, self.spec, batch_size, seed, train, weight), validation, tested_rows())
         self.name = source.origin
 
     # made when they are asked for: tracing one takes TensorFlow a tenth of a second

@@ -286,7 +286,7 @@ class Rows:
         Rows with weights have them as a third element, float32 ``(batch,)``.
         The data set carries this object as its attribute ``rows``; data sets derived from it do not.
         """
-        next_epoch, counted = self._counters
+        next_epoch, counted = self._counters  # before TensorFlow, which it imports without its start-up lines
         import tensorflow as tf
 
         if self._plan is not None:

@@ -130,7 +130,7 @@ def _grouped(source: Source, name: str, rows: np.ndarray, count: int, seed: int)
 
 def folds(labels: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
     """Which of ``count`` folds each row is in, int64 ``(rows,)``; each fold has of every class its share."""
-    order, fold = random.permutation(len(labels)), np.empty(len(labels), np.int64)
+    order, fold = shuffled(len(labels), random), np.empty(len(labels), np.int64)
     fold[order[np.argsort(labels[order], kind="stable")]] = np.arange(len(labels)) % count
     return fold
 

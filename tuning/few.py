@@ -78,7 +78,7 @@ def probes(
         draw ``accuracies``, ``l2``, ``gaps`` and ``converged``.
     """
     train, seed = data.rows.train, typed("seed", data.settings["seed"], int)
-    val: Any = data.val
+    val: Any = data.rows.val
     sizes = np.bincount(train.y, minlength=len(data.classes))
     found: list[Solution] = []
     rows: list[dict[str, Any]] = []
@@ -89,7 +89,7 @@ def probes(
             print(f"few-shot: {count} rows per class, {seeds} draws", file=sys.stderr, flush=True)
         for draw in range(seeds):
             learned = _some(train, count, [seed, draw, 0])
-            held_out = _some(val.rows, min(count, VALIDATED), [seed, draw, 1])
+            held_out = _some(val, min(count, VALIDATED), [seed, draw, 1])
             solved = _solved(learned, len(data.classes), grid(len(learned), len(data.classes)))
             figures = figures_of(held_out, solved)
             values = zip(solved, figures["accuracy"], figures["loss"], strict=True)

@@ -99,13 +99,13 @@ def probe(
     one_of("objective", objective, OBJECTIVES)
     if folds is not None:
         folds = number("folds", folds, 2, len(data.rows.train), whole=True)
-        if data.val is not None:
+        if data.rows.val is not None:
             raise InputError("folds take all training rows: set val to 0")
         drawn(data, folds, typed("seed", data.settings["seed"], int))  # or an error, before anything is written
-    elif data.val is None or data.settings["val"] == "test":
+    elif data.rows.val is None or data.settings["val"] == "test":
         raise InputError("a probe needs validation rows of its own: set val to a number of training rows, or folds")
     also = few.asked(few_shot, seeds)
-    if also and data.val is None:
+    if also and data.rows.val is None:
         raise InputError("few_shot chooses each penalty on validation rows: leave folds out")
     asked: dict[str, Any] = {"data": data.name, "fingerprint": data.fingerprint}
     asked |= {"grid": grid, "objective": objective, "folds": folds, **also}

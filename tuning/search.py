@@ -110,7 +110,7 @@ def search(
         minutes = number("minutes", minutes, 0, open_low=True)
     if solved and tuner == "hyperband":
         raise InputError(f"hyperband ends trials after some epochs, and {SOLVER!r} has none: take another tuner")
-    if data.val is None or data.settings["val"] == "test":
+    if data.rows.val is None or data.settings["val"] == "test":
         raise InputError("tuning needs validation rows of its own: set val to a number of training rows, without refit")
     if objective == "val_loss" and not solved and (names := [name for name in _IN_THE_LOSS if name in space]):
         raise InputError(

@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from tfsoftmax.columns import constants, dense, recode
+from tfsoftmax.columns import prepared, recode
 from tfsoftmax.data import Data
 from tfsoftmax.encoding import as_text, decoded
 from tfsoftmax.neighbours import near
 from tfsoftmax.reporting import pixels, weights
 from tfsoftmax.reporting.confident import suspects
 from tfsoftmax.reporting.files import Files
-from tfsoftmax.runs.folds import FOLDS, out_of_fold
 from tfsoftmax.runs.run import Run
 from tfsoftmax.stored import Stored
 
@@ -32,6 +31,8 @@ def section(run: Run, data: Data, files: Files) -> dict[str, Any]:
 
     Rows are counted in the training split of the source, all of whose rows are looked at but those drawn for the test.
     """
+    from tfsoftmax.runs.folds import FOLDS, out_of_fold  # which train, with TensorFlow; other reports need none
+
     said, names = out_of_fold(run, data), run.spec.classes
     found, duplicates = suspects(said.probabilities, said.labels), _duplicates(run, data)
     others = _others(duplicates or [])
@@ -79,11 +80,7 @@ def _duplicates(run: Run, data: Data) -> list[dict[str, Any]] | None:
         tested = np.arange(count) >= len(tested)
     if spec.columns:
         raw = recode(raw, source.columns, spec.columns)
-    if spec.dtype == "uint8":
-        found = near(raw.reshape(count, -1), GREY)
-    else:
-        offset, scale = (np.asarray(value, np.float32).reshape(-1) for value in constants(spec))
-        found = near((dense(spec, raw) - offset) * scale, FEATURE)
+    found = near(raw.reshape(count, -1), GREY) if spec.dtype == "uint8" else near(prepared(spec, raw), FEATURE)
     split, names = np.where(tested, "test", "training").tolist(), run.spec.classes
     pairs = zip(*found.rows.T.tolist(), found.distance.tolist(), strict=True)
     return [

@@ -17,10 +17,10 @@ import numpy as np
 from tfsoftmax import findings, inspection
 from tfsoftmax.data import Data
 from tfsoftmax.encoding import as_text, decoded
-from tfsoftmax.errors import InputError
 from tfsoftmax.reporting import answers, figures, pixels, weights
 from tfsoftmax.reporting.answers import Answers
 from tfsoftmax.reporting.files import Files
+from tfsoftmax.reporting.labels import section as wrong_labels
 from tfsoftmax.rows import Rows
 from tfsoftmax.runs.evaluation import proof
 from tfsoftmax.runs.folder import best_epoch, history
@@ -54,6 +54,7 @@ def report(
         InputError: the data have no name, cannot be read or have changed; ``to`` is no such file, or not a report.
     """
     figures.prepare()
+    is_own = data is None or data.fingerprint == run.config.fingerprint
     data = run.data() if data is None else data
     rows = run.rows(data)
     files = Files(run.folder / "report.html" if to is None else Path(to))
@@ -61,7 +62,8 @@ def report(
     ask = functools.partial(answers.read, classes=run.spec.classes)
     found = ask(logits(run.weights, rows), rows.y, weights=rows.weight, temperature=run.temperature)
     val = None
-    if run.temperature is not None and (own := _validation(run, data)) is not None:
+    if run.temperature is not None and is_own:
+        own = run.rows(data, "val")
         val = ask(logits(run.weights, own), own.y, weights=own.weight)
     drawn = data.rows.test.index if data.source.x_test is None else None
     return files.page(
@@ -80,26 +82,12 @@ def report(
         refusing=_refusing(found, val, files),
         mistakes=_mistakes(run, rows, kernel, found, files),
         slices=_slices(run, rows, found, files),
-        labels=_wrong_labels(run, data, files) if labels else None,
+        labels=wrong_labels(run, data, files) if labels else None,
         sheet=_sheet(inspection.inspect(data.source, drawn)),
         settings=_settings(run),
         versions=_versions(),
         commands=_commands(run),
     )
-
-
-def _validation(run: Run, data: Data) -> Rows | None:
-    """Validation rows of the run, if ``data`` are its own."""
-    try:
-        return run.rows(data, "val")
-    except InputError:
-        return None
-
-
-def _wrong_labels(run: Run, data: Data, files: Files) -> dict[str, Any]:
-    from tfsoftmax.reporting.labels import section  # which trains, and so needs TensorFlow
-
-    return section(run, data, files)
 
 
 def _baseline(figures: dict[str, Any]) -> dict[str, Any]:

@@ -13,13 +13,13 @@ import numpy as np
 
 from tfsoftmax._checks import one_of, shown
 from tfsoftmax._kinds import RUN, not_a
-from tfsoftmax.columns import constants, dense, missing, recode, refuse_missing
+from tfsoftmax.columns import missing, prepared, recode, refuse_missing
 from tfsoftmax.data import Data, load
 from tfsoftmax.errors import InputError
 from tfsoftmax.rows import Rows
 from tfsoftmax.runs.calibration import temperature as temperature_of
 from tfsoftmax.runs.evaluation import evaluate, read_metrics
-from tfsoftmax.runs.saved import weights_of
+from tfsoftmax.runs.keras_file import weights_of
 from tfsoftmax.sources.fingerprint import changes
 from tfsoftmax.spec import OPTIONS, ModelSpec, RunConfig
 from tfsoftmax.weights import of_classes, without_weights
@@ -308,13 +308,9 @@ def fitted_temperature(weights: Sequence[np.ndarray], rows: Rows) -> float:
 def logits(weights: Sequence[np.ndarray], rows: Rows) -> Iterator[np.ndarray]:
     """What a model with this kernel and bias answers to ``rows``, in parts, float32 ``(some, classes)``."""
     kernel, bias = weights
-    offset, scale = (np.asarray(value, np.float32).reshape(-1) for value in constants(rows.spec))
     for raw in rows.parts():
-        x = dense(rows.spec, raw)
         with np.errstate(over="ignore", invalid="ignore"):
-            x -= offset
-            x *= scale
-            found = x @ kernel + bias
+            found = prepared(rows.spec, raw) @ kernel + bias
         yield found
 
 

@@ -111,7 +111,7 @@ def positions(where: str, y: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     """The class numbers int32 of :func:`plain` labels, which are names among ``classes`` or numbers already."""
     if y.dtype.kind == "U":
         place = {name: label for label, name in enumerate(classes)}
-        names, inverse = np.unique(y, return_inverse=True)
+        names, inverse = _coded([y])
         if unknown := [name for name in names.tolist() if name not in place]:
             row = int((y == unknown[0]).argmax())
             raise InputError(f"{where}: label {shown(unknown[0])} in row {row} is none of the {len(classes)} classes")
@@ -155,9 +155,9 @@ def _coded(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 def in_order(names: Sequence[str], codes: np.ndarray) -> tuple[list[str], np.ndarray]:
     """Names that are sorted, and int32 codes into them, in numerical order if all are whole numbers."""
-    if not all(re.fullmatch(r"-?\d{1,18}", one, re.ASCII) for one in names):
-        return list(names), codes.astype(np.int32, copy=False)
-    order = sorted(range(len(names)), key=lambda k: (int(names[k]), names[k]))
+    order = [*range(len(names))]
+    if all(re.fullmatch(r"-?\d{1,18}", one, re.ASCII) for one in names):
+        order.sort(key=lambda k: (int(names[k]), names[k]))
     if order == [*range(len(names))]:
         return list(names), codes.astype(np.int32, copy=False)
     place = np.empty(len(order), np.int32)

@@ -78,8 +78,7 @@ def probe(
     if found.few_shot:
         print("", *few.lines(found.few_shot), sep="\n")
     print(
-        f"\nrefitted on training and validation rows: "
-        f"{proof(metrics['optimum'])}\ntest  {summary(metrics['test'])}\n\n"
+        f"\nrefitted on training and validation rows: {proof(metrics['optimum'])}\ntest  {summary(metrics['test'])}\n\n"
         f"{found.folder}: penalties.csv, penalties.png{', few_shot.json, few_shot.png' if found.few_shot else ''}; "
         f"the run is in {found.run.folder}"
     )

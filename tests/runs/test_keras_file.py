@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tfsoftmax
-from tfsoftmax.runs.saved import weights_of
+from tfsoftmax.runs.keras_file import weights_of
 
 
 @pytest.fixture
