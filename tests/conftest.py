@@ -51,6 +51,8 @@ def pytest_collection_modifyitems(items):
 
     items.sort(key=place)
     gc.freeze()  # all that is imported by now stays; looking through it again and again costs three percent
+    # KerasTuner and the LiteRT converter do so for each model, through all that was traced here: a tenth of the suite
+    gc.collect = lambda generation=2: 0
 
 
 def make_rows(count, seed, shape=SHAPE, classes=3):

@@ -24,9 +24,10 @@ _LEFT_OUT = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "TF_CPP_MIN_LOG_LEVEL", 
 
 # has imported TensorFlow as a program would, through the wheel; runs in a child what a client sends to its socket
 _FORKING = """
-import json, os, runpy, socket, sys, traceback
+import gc, json, os, runpy, socket, sys, traceback
 import tfsoftmax.export, tfsoftmax.model, tfsoftmax.runs.training, tuning
 from tfsoftmax import cli
+gc.freeze()
 {first}
 server = socket.socket(socket.AF_UNIX)
 server.bind(sys.argv[1] + "~")

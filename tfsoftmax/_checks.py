@@ -124,7 +124,7 @@ def _inside(name: str, value: Any, outer: Any, inner: tuple[Any, ...]) -> Any:
     """The elements of a list, tuple or dictionary."""
     if outer is dict:
         return {
-            typed(f"a key of {name}", key, str): typed(f"{name}.{key}", one, inner[1]) for key, one in value.items()
+            typed(f"a key of {name}", key, str): typed(_place(name, key), one, inner[1]) for key, one in value.items()
         }
     if outer is tuple and ... not in inner:
         if len(value) != len(inner):
@@ -133,6 +133,11 @@ def _inside(name: str, value: Any, outer: Any, inner: tuple[Any, ...]) -> Any:
     if inner[0] is float and all(type(one) is float for one in value):  # a constant for each of many inputs
         return outer(value)
     return outer(typed(f"{name}[{i}]", one, inner[0]) for i, one in enumerate(value))
+
+
+def _place(name: str, key: str) -> str:
+    """What errors call the value of a key, which may be any text, in one line."""
+    return f"{name}.{key}" if key.isidentifier() else f"{name}[{shown(key)}]"
 
 
 def _outer(value: Any, hint: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import sys
 from collections.abc import Iterator
@@ -15,16 +16,27 @@ from tfsoftmax.errors import TfsoftmaxError
 
 @contextlib.contextmanager
 def tensorflow() -> Iterator[None]:
-    """Import TensorFlow without its start-up lines and warnings; imports of modules that need it go inside."""
-    import tfsoftmax._tensorflow  # noqa: F401 - before TensorFlow
+    """Import TensorFlow without its start-up lines and warnings; imports of modules that need it go inside.
 
-    with quiet():
-        import absl.logging
-        import tensorflow as tf
+    What is imported stays, and KerasTuner and the LiteRT converter look for garbage at each step: not there any more.
+    """
+    first = "tensorflow" not in sys.modules
+    if first:
+        gc.disable()
+    try:
+        import tfsoftmax._tensorflow  # noqa: F401 - before TensorFlow
 
-        tf.get_logger().setLevel("ERROR")
-        absl.logging.set_verbosity(absl.logging.ERROR)
-        yield
+        with quiet():
+            import absl.logging
+            import tensorflow as tf
+
+            tf.get_logger().setLevel("ERROR")
+            absl.logging.set_verbosity(absl.logging.ERROR)
+            yield
+    finally:
+        if first:
+            gc.freeze()
+            gc.enable()
 
 
 def run(app: typer.Typer) -> None:

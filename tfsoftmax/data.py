@@ -11,6 +11,7 @@ import numpy as np
 from tfsoftmax import columns, sources, splits, weights
 from tfsoftmax._checks import INT32, INT64, number, one_of, shown, typed
 from tfsoftmax.errors import InputError
+from tfsoftmax.inspection import Inspection, inspect
 from tfsoftmax.preprocessing import PREPROCESSORS
 from tfsoftmax.rows import Rows
 from tfsoftmax.spec import MISSING, check_test, check_val
@@ -174,6 +175,11 @@ class Data:
     def test(self) -> tf.data.Dataset:
         """The test rows, see :class:`Data`."""
         return self.rows.test.dataset()
+
+    @functools.cached_property
+    def inspection(self) -> Inspection:
+        """What is in the source, without test rows that were drawn from its training rows; it is looked at once."""
+        return inspect(self.source, self.rows.test.index if self.source.x_test is None else None)
 
     def __repr__(self) -> str:
         val = "no" if self.rows.val is None else f"{len(self.rows.val):,}"

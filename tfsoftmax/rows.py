@@ -200,6 +200,13 @@ class Rows:
         x = self._x if x is None else x
         return Rows(x, self._y, spec, self.batch_size, seed, index.astype(np.int32), self._weight)
 
+    def weighted(self, weight: np.ndarray) -> Rows:
+        """The same rows in the same orders, with these weights: float32 ``(rows,)``, or ``(rows, lanes)`` for lanes."""
+        if self.index is not None:
+            given, weight = weight, np.zeros((len(self._y), *weight.shape[1:]), np.float32)
+            weight[self.index] = given
+        return Rows(self._x, self._y, self.spec, self.batch_size, self.seed, self.index, weight)
+
     @property
     def y(self) -> np.ndarray:
         """The labels of these rows, in order."""
@@ -264,14 +271,16 @@ class Rows:
                 kept[places[wanted]] = True
                 taken, places = taken[kept], np.where(wanted, np.cumsum(kept, dtype=np.int32)[places] - 1, 0)
             taken = taken if self.index is None else self.index[taken]
-            out, labels, weights = buffers[number % 2], np.zeros(held, np.int32), np.zeros(held, np.float32)
+            out, labels = buffers[number % 2], np.zeros(held, np.int32)
             stored.take(taken, out[: len(taken)])
             if not len(taken):
                 out[:1] = 0  # stands in for rows of other processes, with weight 0
             labels[: len(taken)] = self._y[taken]
+            weights = None
             if self._weight is not None:
+                weights = np.zeros((held, *self._weight.shape[1:]), np.float32)
                 weights[: len(taken)] = self._weight[taken]
-            tensors = OnDevices(out, labels, None if self._weight is None else weights)
+            tensors = OnDevices(out, labels, weights)
             if device is not None:
                 tensors(device)
             begin, end = number * rows // self.batch_size, min((number + 1) * rows, len(self))

@@ -14,8 +14,8 @@ import keras_tuner
 
 from tfsoftmax.fitting import compilable
 from tfsoftmax.fitting.call import declared
+from tfsoftmax.fitting.lanes import Lane, lane_of
 from tfsoftmax.rows import Rows
-from tuning.lanes import Lane, lane_of
 
 _FIT = inspect.signature(declared("fit"))
 # arguments of fit that lanes support; all others must have their defaults

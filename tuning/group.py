@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from tfsoftmax._files import write_text
+from tfsoftmax.fitting.lanes import Lanes
 from tuning.calls import Call
-from tuning.lanes import Lanes
 
 History = dict[str, list[float]]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from tfsoftmax.fitting.compilable import prepare
+from tfsoftmax.fitting.lanes import Lane
 from tfsoftmax.fitting.solver import Progress, optimum
 from tuning.calls import Call
 from tuning.group import History, Trained
-from tuning.lanes import Lane
 from tuning.penalties import figures_of
 from tuning.tuner import LaneTuner
 

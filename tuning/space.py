@@ -19,7 +19,7 @@ from tfsoftmax.data import Data
 from tfsoftmax.errors import InputError
 from tfsoftmax.model import OPTIMIZERS
 from tfsoftmax.preprocessing import PREPROCESSORS
-from tfsoftmax.runs.training import SCHEDULES, build
+from tfsoftmax.runs.build import SCHEDULES, build
 from tfsoftmax.spec import SOLVER, RunConfig
 
 

@@ -17,10 +17,10 @@ from tfsoftmax._checks import number
 from tfsoftmax._machine import memory_available
 from tfsoftmax._private import lost
 from tfsoftmax.errors import InputError
+from tfsoftmax.fitting.lanes import lane_bytes
 from tuning import group, workers
 from tuning.calls import Call, call_of, for_trial
 from tuning.kept import Kept
-from tuning.lanes import lane_bytes
 
 _log = logging.getLogger(__name__)
 
@@ -42,11 +42,11 @@ class LaneTuner(keras_tuner.Tuner):
     """A ``keras_tuner.Tuner`` that trains up to ``lanes`` trials at once.
 
     Trials that differ in learning rate, momentum, L2, label smoothing or cosine decay and agree in rows, batch size,
-    preprocessing and epochs are trained together, exactly (see :mod:`tuning.lanes`). A trial that cannot be a lane
-    (another optimizer, loss or metric, callbacks, a hypermodel whose ``fit`` does more than return ``model.fit(…)``)
-    is trained alone, KerasTuner's way, and the log says why. So are all trials of a subclass that overrides
-    ``run_trial``, ``_build_and_fit_model``, ``on_epoch_begin``, ``on_epoch_end`` or ``on_batch_…``; to observe the
-    figures without losing the lanes, override :meth:`epoch_ended`.
+    preprocessing and epochs are trained together, exactly (see :mod:`tfsoftmax.fitting.lanes`). A trial that cannot be
+    a lane (another optimizer, loss or metric, callbacks, a hypermodel whose ``fit`` does more than return
+    ``model.fit(…)``) is trained alone, KerasTuner's way, and the log says why. So are all trials of a subclass that
+    overrides ``run_trial``, ``_build_and_fit_model``, ``on_epoch_begin``, ``on_epoch_end`` or ``on_batch_…``; to
+    observe the figures without losing the lanes, override :meth:`epoch_ended`.
 
     Every trial, and each of its executions, sees the rows in the same order, so none depends on earlier ones.
 
@@ -135,7 +135,7 @@ class LaneTuner(keras_tuner.Tuner):
         self.on_search_begin()
         while len(self._stopped) < self._width and time.monotonic() < self._end:
             trials = self._ask(fit_args, fit_kwargs)
-            if not trials:
+            if not trials and len(self._stopped) < self._width:
                 time.sleep(workers.IDLE_SECONDS)
             groups: dict[str, list[tuple[Any, Call | str]]] = {}
             for trial, call in trials:

@@ -7,6 +7,7 @@ place of the newest state after each third kill. With `windows` its rows stay in
 
 import json
 import random
+import re
 import sys
 import tempfile
 import time
@@ -69,11 +70,12 @@ class Trainer:
 
 
 def content(folder):
-    """name -> bytes of a run folder; of metrics.json without the seconds."""
+    """name -> bytes of a run folder; without the seconds, and its own name in the commands of its report."""
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     metrics = json.loads(found["metrics.json"])
     assert metrics.pop("seconds") > 0
-    return {**found, "metrics.json": metrics}
+    page = re.sub(rb"Training took [0-9.]+ s", b"", found["report.html"]).replace(str(folder).encode(), b"RUN")
+    return {**found, "metrics.json": metrics, "report.html": page}
 
 
 def kills(trainer, out, count, seed, torn):

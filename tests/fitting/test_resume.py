@@ -266,10 +266,10 @@ def test_a_full_disk(source, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", forced)
     expected = train("whole")
-    assert len(written) == 8, "config, spec, twice history and state, model, metrics"
-    for full in range(1, 9):
+    assert len(written) == 24, "config, spec, twice history and state, model, metrics, 15 figures and tables, the page"
+    for full in (*range(1, 10), 24):
         with pytest.raises(tfsoftmax.TfsoftmaxError, match=r"cannot write the .*: No space left on device"):
             train(f"full{full}", full)
         assert not list((tmp_path / f"full{full}").glob(".*")), "nothing half-written is left"
-    for full in (1, 6, 7, 8):
+    for full in (1, 6, 7, 8, 9, 24):
         assert train(f"full{full}") == expected, full

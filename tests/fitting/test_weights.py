@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 import tfsoftmax
+from tfsoftmax.fitting.lanes import Lane, Lanes
 from tfsoftmax.runs.evaluation import evaluate
-from tuning.lanes import Lane, Lanes
 
 CLASSES = {0: 2.0, 1: 0.5, 2: 1.0}
 

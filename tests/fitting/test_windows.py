@@ -11,9 +11,9 @@ from hypothesis import given
 
 import tfsoftmax
 from tfsoftmax.errors import InputError
+from tfsoftmax.fitting.lanes import Lane, Lanes
 from tfsoftmax.rows import Rows
 from tfsoftmax.windows import Plan
-from tuning.lanes import Lane, Lanes
 
 COUNT, SHAPE = 700, (6, 5)
 X, Y = make_rows(COUNT, 5, SHAPE)

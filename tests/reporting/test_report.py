@@ -155,13 +155,24 @@ def test_where_it_may_write(tfsoftmax_cli, pictures, tmp_path):
         report(pictures[0], tmp_path / "page.html")
 
 
-def test_a_run_that_is_trained_again_has_no_old_report(pictures, tmp_path):
+def test_a_run_that_is_trained_again_has_nothing_of_the_old_report(pictures, tmp_path):
     run = pictures[0]
     shutil.copytree(run.folder, tmp_path / "run")
+    before = {path.name for path in (tmp_path / "run" / "report").iterdir()}
+    (tmp_path / "run" / "report" / "gap.csv").write_text("of a run to the optimum")
     (tmp_path / "run" / "report" / "notes.txt").write_text("mine")
     tfsoftmax.train(run.data(), run.config, tmp_path / "run", overwrite=True)
-    assert not (tmp_path / "run" / "report.html").exists()
-    assert [path.name for path in (tmp_path / "run" / "report").iterdir()] == ["notes.txt"]
+    assert {path.name for path in (tmp_path / "run" / "report").iterdir()} == before | {"notes.txt"}
+
+
+def test_a_page_of_others_is_no_hindrance(pictures, tmp_path, caplog):
+    run = pictures[0]
+    shutil.copytree(run.folder, tmp_path / "run")
+    (tmp_path / "run" / "metrics.json").unlink()  # it has not finished
+    (tmp_path / "run" / "report.html").write_text("mine")
+    assert tfsoftmax.train(run.data(), run.config, tmp_path / "run").metrics["test"] == run.metrics["test"]
+    assert (tmp_path / "run" / "report.html").read_text() == "mine"
+    assert "no report: " in caplog.text
 
 
 @pytest.mark.browser

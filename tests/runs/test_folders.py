@@ -86,7 +86,8 @@ def test_overwrite_leaves_nothing_of_the_run_before(data, tmp_path):
     run = train(data, tmp_path / "d", tensorboard=True)
     assert (run.folder / "tensorboard").is_dir()
     run = train(data, run.folder)
-    assert sorted(os.listdir(run.folder)) == ["config.json", "history.csv", "metrics.json", "model.keras", "spec.json"]
+    written = ["config.json", "history.csv", "metrics.json", "model.keras", "report", "report.html", "spec.json"]
+    assert sorted(os.listdir(run.folder)) == written
 
 
 def test_a_link_is_followed_and_stays(data, tmp_path):

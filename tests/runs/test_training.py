@@ -35,7 +35,8 @@ def history(run):
 
 def test_run_folder(source, tmp_path):
     run, data = train(source, tmp_path / "run")
-    assert sorted(os.listdir(run.folder)) == ["config.json", "history.csv", "metrics.json", "model.keras", "spec.json"]
+    written = ["config.json", "history.csv", "metrics.json", "model.keras", "report", "report.html", "spec.json"]
+    assert sorted(os.listdir(run.folder)) == written
     config = json.loads((run.folder / "config.json").read_text())
     noted = {"val": 38, "preprocess": "unit", "data": None, "fingerprint": data.fingerprint, "schedule": "constant"}
     assert config == {**dataclasses.asdict(CONFIG), **noted}, "every setting, and what the data are"
@@ -128,7 +129,7 @@ def test_a_loss_that_is_no_number_stops(source, tmp_path):
 
 def test_a_taken_folder_is_refused(source, tmp_path):
     run, data = train(source, tmp_path / "run")
-    before = {path.name: path.read_bytes() for path in run.folder.iterdir()}
+    before = {path.name: path.read_bytes() for path in run.folder.iterdir() if path.is_file()}
     with pytest.raises(tfsoftmax.InputError, match=r"run' exists; choose another --out, or pass --overwrite"):
         train(source, run.folder)
     (run.folder / "metrics.json").unlink()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import tfsoftmax
 import tuning
-from tuning.lanes import Lane, Lanes, lane_of
+from tfsoftmax.fitting.lanes import Lane, Lanes, lane_of
 
 MIXED = [
     {"lr": 0.1},

@@ -14,6 +14,7 @@ import pytest
 
 import tfsoftmax
 import tuning
+from tfsoftmax.fitting.lanes import lane_of
 from tuning import workers
 
 SPACE = {"lr": (0.01, 0.1, 0.5)}
@@ -141,14 +142,14 @@ def test_what_makes_no_difference_stays_a_lane(data, fit_kwargs, tmp_path, caplo
 def test_no_metrics_is_no_lane():
     model = tfsoftmax.SoftmaxRegression(3)
     model.compile("sgd", loss())
-    assert "without metrics" in tuning.lanes.lane_of(model)
+    assert "without metrics" in lane_of(model)
 
 
 def test_an_optimizer_that_has_taken_steps_is_no_lane(data):
     model = tfsoftmax.SoftmaxRegression(3)
     model.build((None, *data.spec.shape))
     model.optimizer.iterations.assign(5)
-    assert "has taken steps" in tuning.lanes.lane_of(model)
+    assert "has taken steps" in lane_of(model)
 
 
 # hooks

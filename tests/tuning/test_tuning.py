@@ -14,7 +14,7 @@ from alone import fit_alone
 
 import tfsoftmax
 import tuning
-from tuning.lanes import Lanes
+from tfsoftmax.fitting.lanes import Lanes
 from tuning.space import parse_space
 
 

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from tfsoftmax import findings, inspection
+from tfsoftmax import findings
 from tfsoftmax.data import Data
 from tfsoftmax.encoding import as_text, decoded
+from tfsoftmax.inspection import Inspection
 from tfsoftmax.reporting import answers, figures, pixels, weights
 from tfsoftmax.reporting.answers import Answers
 from tfsoftmax.reporting.files import Files
@@ -65,7 +66,6 @@ def report(
     if run.temperature is not None and is_own:
         own = run.rows(data, "val")
         val = ask(logits(run.weights, own), own.y, weights=own.weight)
-    drawn = data.rows.test.index if data.source.x_test is None else None
     return files.page(
         "run.html",
         name=run.spec.name,
@@ -83,7 +83,7 @@ def report(
         mistakes=_mistakes(run, rows, kernel, found, files),
         slices=_slices(run, rows, found, files),
         labels=wrong_labels(run, data, files) if labels else None,
-        sheet=_sheet(inspection.inspect(data.source, drawn)),
+        sheet=_sheet(data.inspection),
         settings=_settings(run),
         versions=_versions(),
         commands=_commands(run),
@@ -274,7 +274,7 @@ def _slices(run: Run, rows: Rows, found: Answers, files: Files) -> list[dict[str
     ]
 
 
-def _sheet(found: inspection.Inspection) -> dict[str, Any]:
+def _sheet(found: Inspection) -> dict[str, Any]:
     columns = [
         {
             "name": column["name"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,10 +11,11 @@ from tfsoftmax._checks import typed
 from tfsoftmax.data import Data
 from tfsoftmax.errors import InputError
 from tfsoftmax.fitting.compilable import prepare
+from tfsoftmax.fitting.lanes import Lane, Lanes, lane_of
 from tfsoftmax.fitting.solver import optimum
+from tfsoftmax.runs.build import build
 from tfsoftmax.runs.evaluation import softmax
 from tfsoftmax.runs.run import Run, data_settings, logits
-from tfsoftmax.runs.training import build
 from tfsoftmax.spec import SOLVER
 from tfsoftmax.splits import folds
 
@@ -38,36 +39,53 @@ class OutOfFold(NamedTuple):
 def out_of_fold(run: Run, data: Data) -> OutOfFold:
     """Fit the settings of ``run`` on all folds but one, for each of ``FOLDS``, and ask what it says of that one.
 
-    Validation rows of the run are in the folds. A fit has as many epochs as the run had; the constants of the
-    preprocessing, which know no labels, are those of all rows, so that one compilation serves all fits. Each fold has
-    of every class its share; groups stay together.
+    Validation rows of the run are in the folds. A fit has as many epochs as the run had, over all rows, of which those
+    of its fold have the weight 0; the constants of the preprocessing, which know no labels, are those of all rows. Each
+    fold has of every class its share; groups stay together.
 
     Raises:
         InputError: fewer rows, or groups, than folds.
     """
-    config = run.config
-    every = Data(data.source, **{**data_settings(config), "val": 0, "refit": False})
-    rows, classes, seed = every.rows.train, len(every.classes), typed("seed", config.seed, int)
-    fold = drawn(every, FOLDS, seed)
-    model = build(config, every, math.ceil((fold != 0).sum() / rows.batch_size))
-    prepare(model, every.spec.features)
-    state = [*model.variables, *model.optimizer.variables]
-    begin = [np.array(variable) for variable in state]
+    every = Data(data.source, **{**data_settings(run.config), "val": 0, "refit": False})
+    rows, classes = every.rows.train, len(every.classes)
+    fold = drawn(every, FOLDS, typed("seed", run.config.seed, int))
     probabilities = np.empty((len(rows), classes), np.float32)
-    for one in range(FOLDS):
-        held_out, others = (np.flatnonzero(part) for part in (fold == one, fold != one))
-        train = rows.some(others, every.spec, seed)
-        if config.optimizer == SOLVER:
-            (found,) = optimum(train, classes, [config.l2], tol=config.tol, passes=config.passes)
-            model.layers[1].set_weights(found.weights)
-        else:
-            for variable, value in zip(state, begin, strict=True):
-                variable.assign(value)
-            model.fit(train.dataset(), epochs=run.metrics["epochs"], verbose=0)
-        said = np.concatenate(list(logits(model.get_weights(), rows.some(held_out, every.spec))))
+    for one, weights in enumerate(_fitted(run, every, fold)):
+        held_out = np.flatnonzero(fold == one)
+        said = np.concatenate(list(logits(weights, rows.some(held_out, every.spec))))
         probabilities[held_out] = softmax(said)
     places = np.arange(len(rows)) if rows.index is None else rows.index.astype(np.int64)
     return OutOfFold(places, rows.y, probabilities)
+
+
+def _fitted(run: Run, data: Data, fold: np.ndarray) -> Iterator[Sequence[np.ndarray]]:
+    """Kernel and bias of the fit without each fold: lanes where the settings allow them, else one after the other."""
+    config, epochs, rows = run.config, run.metrics["epochs"], data.rows.train
+    weight = (fold[:, None] != np.arange(FOLDS)).astype(np.float32)
+    weight *= len(rows) / weight.sum(axis=0)
+    if rows.weight is not None:
+        weight *= rows.weight[:, None]
+    if config.optimizer == SOLVER:
+        for of_rows in weight.T:
+            train = rows.weighted(of_rows)
+            yield optimum(train, len(data.classes), [config.l2], tol=config.tol, passes=config.passes)[0].weights
+        return
+    model = build(config, data)
+    prepare(model, data.spec.features)
+    lane = lane_of(model)
+    if isinstance(lane, Lane):
+        lanes = Lanes([lane] * FOLDS, [model.get_weights()] * FOLDS, rows.weighted(weight), None)
+        for epoch in range(epochs):
+            lanes.epoch(epoch)
+        yield from lanes.weights()
+        return
+    state = [*model.variables, *model.optimizer.variables]
+    begin = [np.array(variable) for variable in state]
+    for of_rows in weight.T:
+        for variable, value in zip(state, begin, strict=True):
+            variable.assign(value)
+        model.fit(rows.weighted(of_rows).dataset(), epochs=epochs, verbose=0)
+        yield model.get_weights()
 
 
 def drawn(data: Data, count: int, seed: int) -> np.ndarray:

@@ -18,7 +18,6 @@ import re
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfsoftmax import findings
-from tfsoftmax._checks import one_of
 from tfsoftmax._files import write_bytes, write_text
 from tfsoftmax._folders import Kind, claim, locked, remove
 from tfsoftmax.curvature import curvature, learning_rate, settled
@@ -35,9 +33,9 @@ from tfsoftmax.data import Data
 from tfsoftmax.errors import InputError, TrainingError, WorkerLost
 from tfsoftmax.fitting.compilable import distributed, prepare
 from tfsoftmax.fitting.resume import Resume, before
-from tfsoftmax.inspection import inspect
-from tfsoftmax.model import SoftmaxRegression
 from tfsoftmax.reporting import board
+from tfsoftmax.reporting.one import report
+from tfsoftmax.runs.build import build
 from tfsoftmax.runs.folder import STATE, has_finished
 from tfsoftmax.runs.log import Log
 from tfsoftmax.runs.run import Run, data_settings, differences, figures, fitted_temperature
@@ -47,8 +45,6 @@ from tfsoftmax.strategy import agree, chief, several, together, workers
 
 _log = logging.getLogger(__name__)
 
-# name -> function of the number of all steps that returns SoftmaxRegression's decay_steps
-SCHEDULES: dict[str, Callable[[int], int | None]] = {"constant": lambda steps: None, "cosine": lambda steps: steps}
 # what a report of a run writes beside it, in the folder report
 DRAWN = (
     *("loss", "accuracy", "objective", "gap", "reliability", "coverage", "confusion"),
@@ -114,8 +110,7 @@ def train(
             with workers(are_several):
                 model = _begun(stack, folder, config, data, overwrite, strategy)
             if progress and is_chief:
-                drawn = data.rows.test.index if data.source.x_test is None else None
-                found = dataclasses.replace(inspect(data.source, drawn), mixing=data.rows.train.mixing)
+                found = dataclasses.replace(data.inspection, mixing=data.rows.train.mixing)
                 print(*findings.first_lines(found), sep="\n", file=sys.stderr)
             with workers(are_several, begun=True):
                 certificate = None
@@ -204,7 +199,12 @@ def _finish(
     _warn(config, data, metrics)
     if config.tensorboard:
         board.write(folder / "tensorboard" / "train", config, data.spec, weights[0], len(log.rows))
+    (folder / STATE).touch()  # a run that is solved has none
     write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    try:
+        report(Run(folder), data=data)
+    except InputError as error:
+        _log.warning("no report: %s", error)
     # the last thing: a kill before it leaves a run that the same command finishes
     before(folder / STATE).unlink(missing_ok=True)
     (folder / STATE).unlink(missing_ok=True)
@@ -236,22 +236,6 @@ def _plain(model: keras.Model, config: RunConfig, data: Data) -> keras.Model:
         for variable, trained in zip(to.variables, value.variables, strict=True):
             variable.assign(np.asarray(trained))
     return plain
-
-
-def build(config: RunConfig, data: Data, steps: int | None = None) -> keras.Sequential:
-    """The model that ``config`` says, for ``config.epochs`` epochs of ``steps``, or of those of ``data.train``."""
-    schedule = config.schedule or "constant"
-    one_of("schedule", schedule, SCHEDULES)
-    return SoftmaxRegression(
-        len(data.classes),
-        learning_rate(config, data),
-        optimizer="sgd" if config.optimizer == SOLVER else config.optimizer,
-        momentum=config.momentum,
-        l2=config.l2,
-        label_smoothing=config.label_smoothing,
-        decay_steps=SCHEDULES[schedule](config.epochs * (steps or data.rows.train.steps)),
-        precision=config.precision,
-    )
 
 
 def _save(model: keras.Model, path: Path) -> None:

@@ -102,7 +102,7 @@ def train(
     timeout: Annotated[float, typer.Option(help="Seconds to wait for other workers.", min=1, max=86_400)] = 300,
     as_json: Json = False,
 ) -> None:
-    """Train a model and write its run folder. On an unfinished one the same command goes on."""
+    """Train a model and write its run folder, with a report. On an unfinished one the same command goes on."""
     given = {name: value for name, value in (locals() | options).items() if name in _DEFAULTS and value is not None}
     if c is not None and l2 is not None:
         raise InputError("--C and --l2 say the same: give one of the two")
@@ -153,3 +153,5 @@ def train(
     for split in ("val", "test"):
         if run.metrics[split]:
             print(f"{split:<5} {summary(run.metrics[split])}")
+    if (page := run.folder / "report.html").is_file():
+        print(f"report: {page}")

@@ -114,7 +114,8 @@ class Lanes:
     Args:
         lanes: how each is trained.
         weights: initial kernel ``(F, C)`` and bias ``(C,)`` of each.
-        train: rows to train on; their order in epoch ``e`` is the same as in any other fit.
+        train: rows to train on; their order in epoch ``e`` is the same as in any other fit. Their weights are those
+            in all lanes, ``(rows,)``, or in each, ``(rows, K)``.
         val: rows to validate on after each epoch; ``None``: no validation.
     """
 
@@ -285,7 +286,8 @@ def _losses(
         loss += smoothing * (of_label - tf.reduce_mean(shifted, axis=1, keepdims=True))
         asked = asked * (1 - smoothing) + smoothing / classes
     if weights is not None:
-        loss *= weights[:, None, None]
+        weights = tf.reshape(weights, (rows.shape[0], 1, -1))  # of each lane, or one of all
+        loss *= weights
     loss = tf.reduce_mean(loss, axis=[0, 1])
     if "l2" in uses:
         loss += hyper["l2"] * tf.reduce_sum(kernel**2, axis=[0, 2])
@@ -294,7 +296,7 @@ def _losses(
     right = tf.reduce_sum(tf.cast(~tf.reduce_any(ahead, axis=1), tf.float32), axis=0)
     error = exponentials / total - asked
     if weights is not None:
-        error *= weights[:, None, None]
+        error *= weights
     error = tf.reshape(error, (-1, classes * lanes))
     return loss, right, error
 
