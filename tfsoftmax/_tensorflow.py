@@ -17,8 +17,10 @@ if "tensorflow" not in sys.modules:
     gc.disable()  # of the million objects that are made next none is garbage; to look costs a quarter of the time
     try:
         with quiet():  # what TensorFlow logs before it knows its level
-            import keras  # noqa: F401 - imports TensorFlow
             import tensorflow  # noqa: F401
+
+            # isort: split
+            import keras  # noqa: F401
     finally:
         if collects:
             gc.enable()
