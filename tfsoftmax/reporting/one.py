@@ -46,7 +46,8 @@ def report(
         run: a finished run.
         to: the ``.html`` file; ``None``: ``report.html`` in the run folder.
         data: ``None``: of :meth:`tfsoftmax.Run.data`.
-        labels: also which labels of its training rows are probably wrong, which takes the time of five trainings.
+        labels: also which labels of its training rows are probably wrong, which takes the time of one training, or of
+            five where its settings allow no lanes.
 
     Returns:
         The path of the page.

@@ -46,7 +46,10 @@ def report(
     ] = None,
     labels: Annotated[
         bool,
-        typer.Option("--labels", help="Also look for wrong labels of training rows; takes the time of five trainings."),
+        typer.Option(
+            "--labels",
+            help="Also look for wrong labels of training rows, by five fits, as lanes where the settings allow it.",
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
