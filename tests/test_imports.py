@@ -107,7 +107,8 @@ def test_type_checkers_see_the_public_names():
 def test_the_library_is_quiet(finished, tmp_path, what, level):
     """TensorFlow's start-up lines appear only for those who have set its variable."""
     what = what.replace("EXPORT", str(finished[1].folder))
-    (tmp_path / "script.py").write_text(f"import tfsoftmax\ntfsoftmax.{what}\nprint('done')\n")
+    script = f"import gc, tfsoftmax\ntfsoftmax.{what}\nprint('done' if gc.isenabled() else 'no garbage is collected')\n"
+    (tmp_path / "script.py").write_text(script)
     variables = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": level}
     kept = {name: value for name, value in variables.items() if value is not None}
     command = [sys.executable, tmp_path / "script.py"]

@@ -71,7 +71,7 @@ def train(
     progress: bool = False,
     strategy: tf.distribute.Strategy | None = None,
 ) -> Run | None:
-    """Train softmax regression and write the run folder ``out``.
+    """Train softmax regression and write the run folder ``out``, with its report.
 
     An unfinished run with the same settings in ``out`` continues after its last whole epoch, and ends with the bytes
     of an uninterrupted run (except for ``seconds`` and event files).
