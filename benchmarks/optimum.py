@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks import common
 
 GAP, LIMIT = 1e-3, 300.0  # nats; seconds after which a peer is given no more iterations
+BUDGET = 120.0  # seconds after which a peer begins no other penalty, the largest first, where all would take an hour
 ONE = [1e-4]
 SIXTEEN = [float(value) for value in np.geomspace(1e-4, 1e-1, 16)]
 MANY = [float(value) for value in np.geomspace(2e-6, 2e2, 45)]
@@ -50,8 +51,9 @@ def _embeddings(rows: int, features: int, classes: int) -> tuple[np.ndarray, np.
 
 
 _EACH = ONE, SIXTEEN, MANY
+_MORE = SIXTEEN, MANY
 # name -> its rows, and the penalties of each solver; peers that take one after the other get every fifth of the most
-# where all of them would take half an hour
+# where all of them would take half an hour, and in a name with seconds all that they begin in these
 DATA: dict[str, tuple[Callable[[], tuple[np.ndarray, np.ndarray]], dict[str, tuple[list[float], ...]]]] = {
     "digits": (
         _digits,
@@ -89,18 +91,38 @@ DATA: dict[str, tuple[Callable[[], tuple[np.ndarray, np.ndarray]], dict[str, tup
         lambda: _embeddings(50_000, 1024, 1000),
         {"tfsoftmax": (ONE,), "torch L-BFGS": (ONE,), "optax L-BFGS": (ONE,), "scikit-learn lbfgs": (ONE,)},
     ),
+    "fashion, 120 s": (
+        _fashion,
+        {
+            "tfsoftmax": _MORE,
+            "torch L-BFGS": (MANY,),
+            "optax L-BFGS": (MANY,),
+            "scikit-learn newton-cg": _MORE,
+            "scikit-learn saga": _MORE,
+        },
+    ),
+    "embeddings-100, 120 s": (
+        lambda: _embeddings(100_000, 768, 100),
+        {"tfsoftmax": (MANY,), "torch L-BFGS": (MANY,), "optax L-BFGS": (MANY,)},
+    ),
+    "embeddings-1000, 120 s": (
+        lambda: _embeddings(50_000, 1024, 1000),
+        {"tfsoftmax": _EACH, "torch L-BFGS": _EACH, "optax L-BFGS": _EACH, "scikit-learn lbfgs": _EACH},
+    ),
 }
 
 
 def main(threads: int, only: str) -> None:
     """Measure, print the table; write each data set of which every case was measured to ``results/optimum.json``."""
-    print(f"{'data':<16}{'solver':<32}{'penalties':>10}{'seconds':>10}{'passes':>14}{'gap':>10}")
+    print(f"{'data':<24}{'solver':<32}{'penalties':>10}{'seconds':>10}{'passes':>14}{'gap':>10}")
     for data, (make, solvers) in DATA.items():
         with tempfile.TemporaryDirectory() as folder:
             measured: list[dict[str, Any]] = []
             left_out, made, gap = False, False, GAP
             cases = [(name, penalties) for name, each in solvers.items() for penalties in each]
-            cases += [(DEFAULT, ONE), (SAME, ONE)]
+            budget = BUDGET if "," in data else None
+            if budget is None:
+                cases += [(DEFAULT, ONE), (SAME, ONE)]
             for name, penalties in cases:
                 if only not in f"{data} {name} {len(penalties)}":
                     left_out = True
@@ -114,21 +136,21 @@ def main(threads: int, only: str) -> None:
                 solver = program.rpartition(" ")[2]
                 case = {"folder": folder, "penalties": penalties, "gap": gap, "times": 1 if "embeddings" in data else 2}
                 case |= {"solver": solver, "iterations": ITERATIONS.get(solver, (10_000,)), "limit": LIMIT}
+                if budget is not None:
+                    case |= {"penalties": penalties[::-1], "budget": budget}
                 if name == DEFAULT:
                     case["tol"] = 1e-4
                 try:
                     row = common.run(f"optimum_{PEERS.get(program, 'sklearn')}", threads, **case)
                 except common.Missing as error:
-                    print(f"{data:<16}{name:<32}{len(penalties):>10}  {error}", flush=True)
+                    print(f"{data:<24}{name:<32}{len(penalties):>10}  {error}", flush=True)
                     continue
+                solved = row["solved"] = len(row["passes"])
                 measured.append({"name": name, "penalties": len(penalties), **row})
                 gap = row["gap"] if name == DEFAULT else GAP  # ours goes as far as that
                 low, high = min(row["passes"]), max(row["passes"])
-                print(
-                    f"{data:<16}{name:<32}{len(penalties):>10}{row['seconds']:>10.2f}{f'{low} to {high}':>14}"
-                    f"{row['gap']:>10.1e}",
-                    flush=True,
-                )
+                cells = f"{f'{solved} of {len(penalties)}':>10}{row['seconds']:>10.2f}{f'{low} to {high}':>14}"
+                print(f"{data:<24}{name:<32}{cells}{row['gap']:>10.1e}", flush=True)
         if not left_out:
             path = common.RESULTS / "optimum.json"
             whole = json.loads(path.read_text()) if path.exists() else {}

@@ -43,4 +43,6 @@ for penalty in case["penalties"]:
         weights, state, searched, gap = step(weights, state, penalty, x, y)
         passes, gap = passes + int(searched), float(gap)
     gaps, used = [*gaps, gap], [*used, passes]
+    if time.perf_counter() - begin > case.get("budget", np.inf):
+        break
 print(json.dumps({"seconds": time.perf_counter() - begin, "gap": max(gaps), "passes": used}))

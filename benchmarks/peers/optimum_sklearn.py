@@ -77,6 +77,10 @@ def counted(penalty: float) -> tuple[float, float, int]:
 
 
 fit = watched if case["solver"] == "lbfgs" and "tol" not in case else counted
-found = [fit(penalty) for penalty in case["penalties"]]
+found, started = [], time.perf_counter()
+for penalty in case["penalties"]:
+    found.append(fit(penalty))
+    if time.perf_counter() - started > case.get("budget", np.inf):
+        break
 seconds, gaps, used = zip(*found, strict=True)
 print(json.dumps({"seconds": sum(seconds), "gap": max(gaps), "passes": used}))

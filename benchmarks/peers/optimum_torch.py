@@ -46,6 +46,9 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 x = torch.from_numpy(np.load(f"{case['folder']}/x.npy"))
 y = torch.from_numpy(np.load(f"{case['folder']}/y.npy")).long()
 begin = time.perf_counter()
-found = [solve(x, y, penalty, case["gap"], case["limit"]) for penalty in case["penalties"]]
-seconds = time.perf_counter() - begin
+found = []
+for penalty in case["penalties"]:
+    found.append(solve(x, y, penalty, case["gap"], case["limit"]))
+    if (seconds := time.perf_counter() - begin) > case.get("budget", np.inf):
+        break
 print(json.dumps({"seconds": seconds, "gap": max(gap for gap, _ in found), "passes": [passes for _, passes in found]}))
