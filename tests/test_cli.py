@@ -21,8 +21,11 @@ def test_the_whole_way(idx_folder, tfsoftmax_cli, tmp_path):
     )
     assert status == 0
     assert "trained 2 epochs" in out
-    first, *epochs = err.splitlines()
+    first, rate, *epochs = err.splitlines()
     assert first == "tiny: 230 training and 50 test rows of 6x5 uint8 values, 3 classes"
+    assert rate == f"learning rate {json.loads((run / 'config.json').read_text())['lr']:g}"
+    assert f"report: {run / 'report.html'}\n" in out
+    assert (run / "report.html").is_file()
     assert [line.split()[1] for line in epochs] == ["1/2", "2/2"], "plain lines where there is no terminal"
     status, out, err = tfsoftmax_cli("evaluate", run, "--split", "val")
     assert (status, err) == (0, "")

@@ -99,6 +99,7 @@ def train(
     for name, value in data_settings(config).items():
         if data.settings[name] != value:
             raise InputError(f"config says {name}={value!r} and the data has {name}={data.settings[name]!r}")
+    chosen = config.lr is None and config.optimizer != SOLVER
     if config.optimizer != SOLVER:
         config = settled(config, data)
     elif strategy is not None:
@@ -111,7 +112,10 @@ def train(
                 model = _begun(stack, folder, config, data, overwrite, strategy)
             if progress and is_chief:
                 found = dataclasses.replace(data.inspection, mixing=data.rows.train.mixing)
-                print(*findings.first_lines(found), sep="\n", file=sys.stderr)
+                lines = findings.first_lines(found)
+                if chosen:
+                    lines.append(f"learning rate {config.lr:g}{', falling to 0' * (config.schedule == 'cosine')}")
+                print(*lines, sep="\n", file=sys.stderr)
             with workers(are_several, begun=True):
                 certificate = None
                 if config.optimizer == SOLVER:
