@@ -220,4 +220,5 @@ def test_training_begins_with_the_warnings(tfsoftmax_cli, tmp_path):
     assert lines[0] == ("birds: 30 training and 10 test rows of 2 columns, 2 classes; the test rows are drawn from all")
     assert lines[1].startswith("warning: 10 of the 10 test rows repeat a training row byte for byte (row ")
     assert lines[2] == "warning: column ring alone tells the label for all rows: is it known when predicting?"
-    assert lines[3].startswith("epoch 1/1")
+    assert lines[3].startswith("learning rate ")
+    assert lines[4].startswith("epoch 1/1")
