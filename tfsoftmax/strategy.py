@@ -202,6 +202,8 @@ def agree(strategy: tf.distribute.Strategy | None, value: int, text: str) -> Non
         mine = strategy.experimental_distribute_values_from_function(lambda _: tf.constant([value]))
         values = strategy.gather(mine, axis=0).numpy().tolist()
         if len(set(values)) > 1:
+            with contextlib.suppress(tf.errors.OpError):  # who has the values ends only when the others have them, too
+                strategy.gather(mine, axis=0)
             raise InputError(f"{text}: {values}")
 
 
@@ -211,7 +213,7 @@ def together(strategy: tf.distribute.Strategy | None) -> Iterator[None]:
     try:
         yield
     except (InputError, OSError):
-        with contextlib.suppress(InputError):
+        with contextlib.suppress(InputError, tf.errors.OpError):
             agree(strategy, 0, "")
         raise
     agree(strategy, 1, "not all workers can start (0: cannot; its own error says why)")
