@@ -98,12 +98,16 @@ STRATEGIES: dict[str, Callable[[], tf.distribute.Strategy | None]] = {
 }
 
 
+_opened: list[tf.distribute.Strategy] = []  # of several workers, by this process
+
+
 @contextlib.contextmanager
 def again(timeout: float = 300, once: str | None = None) -> Iterator[float]:
     """If the block loses another worker, restart this program in the same process and wait for the worker's return.
 
     TensorFlow cannot leave a broken cluster otherwise. With a :class:`tfsoftmax.Resume` in its ``fit``, a script then
-    continues after its last whole epoch. Code around the block (``finally``, ``atexit``) is not run. Not for notebooks.
+    continues after its last whole epoch. At its end the block waits until all workers are there. Code around the block
+    (``finally``, ``atexit``) is not run by a restart. Not for notebooks.
 
     Args:
         timeout: seconds that all workers have to arrive, counted from the loss of one.
@@ -119,6 +123,9 @@ def again(timeout: float = 300, once: str | None = None) -> Iterator[float]:
     try:
         with workers(are_several=len(_addresses()) > 1, begun=True):
             yield max(1.0, until - time.time())
+        for strategy in _opened:  # who ends first ends only when the others have received all that they wait for
+            with contextlib.suppress(tf.errors.OpError):
+                agree(strategy, 0, "")
     except WorkerLost as error:
         if error.begun:
             until = time.time() + timeout - min(10, timeout / 2)  # TensorFlow may have needed 10 s to notice
@@ -155,6 +162,7 @@ def opened(name: str, timeout: float = 300) -> tf.distribute.Strategy | None:
         with _ending(timeout, late), workers(are_several=True):
             strategy = STRATEGIES[name]()
             agree(strategy, 0, "")
+            _opened.append(strategy)
             return strategy
     except InputError:
         raise
