@@ -18,7 +18,8 @@ from tfsoftmax.errors import TfsoftmaxError
 def tensorflow() -> Iterator[None]:
     """Import TensorFlow without its start-up lines and warnings; imports of modules that need it go inside.
 
-    What is imported stays, and KerasTuner and the LiteRT converter look for garbage at each step: not there any more.
+    All that was imported is then out of the garbage collector's sight, since it stays, and KerasTuner and the LiteRT
+    converter collect at each step.
     """
     first = "tensorflow" not in sys.modules
     if first:

@@ -26,6 +26,7 @@ from tfsoftmax.errors import InputError
 from tfsoftmax.fitting.solver import Progress, optimum
 from tfsoftmax.rows import Rows
 from tfsoftmax.runs.evaluation import softmax
+from tfsoftmax.runs.folder import has_finished
 from tfsoftmax.runs.folds import drawn
 from tfsoftmax.runs.run import Run
 from tfsoftmax.runs.training import train
@@ -226,7 +227,7 @@ def _same(folder: Path, asked: dict[str, Any], there: dict[str, Any]) -> None:
             f"{str(folder)!r} holds another probe, with other {', '.join(others)}; choose another --out, or pass "
             "--overwrite"
         )
-    if (folder / "run" / "metrics.json").exists():
+    if has_finished(folder / "run"):
         raise InputError(f"probe folder {str(folder)!r} exists; choose another --out, or pass --overwrite")
 
 

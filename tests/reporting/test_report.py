@@ -165,14 +165,17 @@ def test_a_run_that_is_trained_again_has_nothing_of_the_old_report(pictures, tmp
     assert {path.name for path in (tmp_path / "run" / "report").iterdir()} == before | {"notes.txt"}
 
 
-def test_a_page_of_others_is_no_hindrance(pictures, tmp_path, caplog):
+def test_a_page_of_others_is_no_hindrance(pictures, tmp_path, tfsoftmax_cli, caplog):
     run = pictures[0]
     shutil.copytree(run.folder, tmp_path / "run")
     (tmp_path / "run" / "metrics.json").unlink()  # it has not finished
     (tmp_path / "run" / "report.html").write_text("mine")
-    assert tfsoftmax.train(run.data(), run.config, tmp_path / "run").metrics["test"] == run.metrics["test"]
+    status, out, _ = tfsoftmax_cli("train", "--config", tmp_path / "run" / "config.json", "--out", tmp_path / "run")
+    assert status == 0
+    assert tfsoftmax.Run(tmp_path / "run").metrics["test"] == run.metrics["test"]
     assert (tmp_path / "run" / "report.html").read_text() == "mine"
     assert "no report: " in caplog.text
+    assert "report: " not in out
 
 
 @pytest.mark.browser

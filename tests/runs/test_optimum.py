@@ -8,6 +8,7 @@ from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.linear_model import LogisticRegression
 
 import tfsoftmax
+from tfsoftmax.runs.folder import STATE
 from tfsoftmax.spec import RunConfig
 
 
@@ -46,11 +47,16 @@ def test_a_run_that_ends_early_says_so_on_the_screen_and_in_the_card(tmp_path, t
     assert run.metrics["epochs"] == 3
     run.export("export")
     assert "not converged" in (tmp_path / "export" / "README.md").read_text()
-    # a run that was killed is begun again, and ends in the same bytes
-    bytes_ = {name: (tmp_path / "run" / name).read_bytes() for name in ("model.keras", "history.csv", "config.json")}
+    # a run that was killed, before its figures and in its report, is begun again, and ends in the same bytes
+    names = ("model.keras", "history.csv", "config.json")
+    bytes_ = {name: (tmp_path / "run" / name).read_bytes() for name in names}
     (tmp_path / "run" / "metrics.json").unlink()
-    assert tfsoftmax_cli("train", *arguments, "--out", "run")[0] == 0
-    assert bytes_ == {name: (tmp_path / "run" / name).read_bytes() for name in bytes_}
+    for _ in range(2):
+        (tmp_path / "run" / "report.html").unlink()
+        assert tfsoftmax_cli("train", *arguments, "--out", "run")[0] == 0
+        assert bytes_ == {name: (tmp_path / "run" / name).read_bytes() for name in bytes_}
+        assert (tmp_path / "run" / "report.html").exists()
+        (tmp_path / "run" / STATE).touch()
 
 
 @pytest.mark.parametrize("settings", [{"lr": 0.1}, {"momentum": 0.9}, {"patience": 3}, {"label_smoothing": 0.1}])

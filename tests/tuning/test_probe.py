@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 import tfsoftmax
 import tuning
+from tfsoftmax.runs.folder import STATE
 from tfsoftmax.splits import each
 from tuning.penalties import GRIDS, chosen
 
@@ -59,12 +60,15 @@ def test_the_penalty_and_the_model_are_scikit_learn_s(rows, tfsoftmax_cli, tmp_p
     status, _, err = tfsoftmax_cli("probe", rows, "--out", out, "--val", "50")
     assert status == 2
     assert "--overwrite" in err
-    # killed before the run: the same command goes on from the table
-    kept = {name: (out / name).read_bytes() for name in ("penalties.csv", "run/model.keras")}
+    # killed in the run, and in its report: the same command goes on from the table
+    kept = {name: (out / name).read_bytes() for name in ("penalties.csv", "run/model.keras", "run/report.html")}
     (out / "run" / "metrics.json").unlink()
-    status, text, _ = tfsoftmax_cli("probe", rows, "--out", out, "--val", "50")
-    assert status == 0
-    assert kept == {name: (out / name).read_bytes() for name in kept}
+    for _ in range(2):
+        (out / "run" / "report.html").unlink()
+        status, text, _ = tfsoftmax_cli("probe", rows, "--out", out, "--val", "50")
+        assert status == 0
+        assert kept == {name: (out / name).read_bytes() for name in kept}
+        (out / "run" / STATE).touch()
     assert "<- chosen" in text
     assert "95 % interval" in text
 

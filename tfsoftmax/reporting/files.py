@@ -20,6 +20,11 @@ _PAGE = Path(__file__).parent / "page"
 _MARK = '<meta name="generator" content="tfsoftmax'
 
 
+def is_report(path: Path) -> bool:
+    """Whether ``path`` is a report of ours."""
+    return path.is_file() and _MARK in path.read_text(encoding="utf-8", errors="replace")[:1000]
+
+
 class Files:
     """The files of one report.
 
@@ -34,7 +39,7 @@ class Files:
         self.path, self.folder = path, path.with_suffix("")
         if path.suffix != ".html":
             raise InputError(f"--to must be the name of an .html file, got {str(path)!r}")
-        if path.exists() and _MARK not in path.read_text(encoding="utf-8", errors="replace")[:1000]:
+        if path.exists() and not is_report(path):
             raise InputError(f"{str(path)!r} exists and is not a report of ours; choose another --to")
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{str(self.folder)!r} is a file, where the figures belong; choose another --to")

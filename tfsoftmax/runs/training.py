@@ -203,7 +203,7 @@ def _finish(
     _warn(config, data, metrics)
     if config.tensorboard:
         board.write(folder / "tensorboard" / "train", config, data.spec, weights[0], len(log.rows))
-    (folder / STATE).touch()  # a run that is solved has none
+    (folder / STATE).touch()  # of a solved run too: until the report is there it has not finished
     write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     try:
         report(Run(folder), data=data)

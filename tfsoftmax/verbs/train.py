@@ -125,6 +125,7 @@ def train(
     out = Path("runs", file_name(settings.data or "data")) if out is None else out
     with tensorflow():
         from tfsoftmax.fitting.solver import penalty
+        from tfsoftmax.reporting.files import is_report
         from tfsoftmax.runs import training
         from tfsoftmax.runs.evaluation import proof, summary
         from tfsoftmax.runs.run import reopened
@@ -153,5 +154,5 @@ def train(
     for split in ("val", "test"):
         if run.metrics[split]:
             print(f"{split:<5} {summary(run.metrics[split])}")
-    if (page := run.folder / "report.html").is_file():
+    if is_report(page := run.folder / "report.html"):
         print(f"report: {page}")
