@@ -45,10 +45,12 @@ case = json.loads(sys.argv[1])
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 x = torch.from_numpy(np.load(f"{case['folder']}/x.npy"))
 y = torch.from_numpy(np.load(f"{case['folder']}/y.npy")).long()
-begin = time.perf_counter()
-found = []
+begin, seconds, found = time.perf_counter(), 0.0, []
 for penalty in case["penalties"]:
-    found.append(solve(x, y, penalty, case["gap"], case["limit"]))
-    if (seconds := time.perf_counter() - begin) > case.get("budget", np.inf):
+    gap, passes = solve(x, y, penalty, case["gap"], min(case["limit"], case["budget"] - seconds))
+    seconds = time.perf_counter() - begin
+    if gap <= case["gap"] or seconds < case["budget"] or not found:
+        found.append((gap, passes))
+    if seconds > case["budget"]:
         break
 print(json.dumps({"seconds": seconds, "gap": max(gap for gap, _ in found), "passes": [passes for _, passes in found]}))
