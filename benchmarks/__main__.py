@@ -7,7 +7,7 @@ import os
 BENCHMARKS = {
     "epoch": "seconds an epoch: the limit, this package, its peers",
     "tune": "seconds for sixteen learning rates: lanes, one at a time, KerasTuner's random search",
-    "serve": "requests a second: the server, the smallest possible handler, its peers; needs wrk",
+    "serve": "requests a second: the server, the smallest possible handler, its peers; needs wrk and h2load",
     "scale": "rows a second on one and two replicas, the all-reduce against its model",
     "chapter": "this package and the chapter's four frameworks from one start: losses, weights, seconds an epoch",
     "tables": "an epoch of a table with words, as codes and with all their zeros",

@@ -88,9 +88,10 @@ if case["solver"] == "saga":
 one_iteration = time.perf_counter() - begin
 found, begin, seconds = [], time.perf_counter(), 0.0
 for penalty in case["penalties"]:
-    gap, passes, done = (counted if case["solver"] == "saga" else watched)(
-        penalty, min(case["limit"], case["budget"] - seconds)
-    )
+    left = min(case["limit"], case["budget"] - seconds)
+    if case["solver"] == "saga" and found and left < 100 * one_iteration:
+        break
+    gap, passes, done = (counted if case["solver"] == "saga" else watched)(penalty, left)
     seconds = time.perf_counter() - begin
     if done or seconds < case["budget"] or not found:
         found.append((gap, passes))
