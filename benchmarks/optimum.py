@@ -116,11 +116,9 @@ IN_TIME: dict[str, dict[str, tuple[list[float], ...]]] = {
 def main(threads: int, only: str) -> None:
     """Measure, print the table; write each data set of which every case was measured to ``results/optimum.json``."""
     print(f"{'data':<24}{'solver':<32}{'penalties':>10}{'seconds':>10}{'passes':>14}{'gap':>10}")
-    for rows, in_time in [*((rows, False) for rows in DATA), *((rows, True) for rows in IN_TIME)]:
-        make, solvers = DATA[rows]
-        data = rows
-        if in_time:
-            data, solvers = f"{rows}, {BUDGET:g} s", IN_TIME[rows]
+    cases_of = {data: (*case, False) for data, case in DATA.items()}
+    cases_of |= {f"{data}, {BUDGET:g} s": (DATA[data][0], solvers, True) for data, solvers in IN_TIME.items()}
+    for data, (make, solvers, in_time) in cases_of.items():
         with tempfile.TemporaryDirectory() as folder:
             measured: list[dict[str, Any]] = []
             left_out, made, gap = False, False, GAP

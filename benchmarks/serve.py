@@ -1,7 +1,7 @@
 """Requests a second on loopback: `tfsoftmax serve`, the smallest possible handler, Triton, KServe's SDK, MLServer.
 
-HTTP is asked by wrk, gRPC by h2load, which counts the bytes that it receives: as many per call as grpcio's client had
-before in its answer. In a loop that client takes as much of the processor as a server.
+HTTP is asked by wrk and gRPC by h2load, since a loop of grpcio's client takes as much of the processor as a server.
+That calls over gRPC were answered is seen from the bytes received: an error has no message.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def watched(penalty: float, limit: float) -> tuple[float, int, bool]:
 
 
 def counted(penalty: float, limit: float) -> tuple[float, int, bool]:
-    """Fit with 100 iterations, or as many as the time is for; returns gap, iterations, and False out of time."""
+    """Fit with 100 iterations, or as many as there is time for; returns gap, iterations, and False out of time."""
     iterations = int(min(100, max(1, limit / one_iteration)))
     model = made(penalty, iterations, 1e-12).fit(x, y)
     logits = x @ model.coef_.T + model.intercept_
@@ -82,16 +82,18 @@ def counted(penalty: float, limit: float) -> tuple[float, int, bool]:
     return float((gradient**2).sum() / (2 * penalty)), int(np.max(model.n_iter_)), iterations == 100
 
 
-begin = time.perf_counter()
+fit, least = watched, 0.0  # seconds that a fit needs to be begun
 if case["solver"] == "saga":
+    begin = time.perf_counter()
     made(case["penalties"][0], 1, 1e-12).fit(x, y)
-one_iteration = time.perf_counter() - begin
+    one_iteration = time.perf_counter() - begin
+    fit, least = counted, 100 * one_iteration
 found, begin, seconds = [], time.perf_counter(), 0.0
 for penalty in case["penalties"]:
     left = min(case["limit"], case["budget"] - seconds)
-    if case["solver"] == "saga" and found and left < 100 * one_iteration:
+    if found and left < least:
         break
-    gap, passes, done = (counted if case["solver"] == "saga" else watched)(penalty, left)
+    gap, passes, done = fit(penalty, left)
     seconds = time.perf_counter() - begin
     if done or seconds < case["budget"] or not found:
         found.append((gap, passes))
