@@ -30,7 +30,8 @@ def run(cell):
     """Measure one cell."""
     x, y = machine.made(cell)
     names = tuple(map(str, range(cell["classes"])))
-    spec = tfsoftmax.ModelSpec("made", x.shape[1:], cell["dtype"], names, "unit", 0.0, 1 / 255)
+    scale = 1 / 255 if cell["dtype"] == "uint8" else 1.0
+    spec = tfsoftmax.ModelSpec("made", x.shape[1:], cell["dtype"], names, "unit", 0.0, scale)
     train = tfsoftmax.Rows(x, y.astype(np.int32), spec, cell["batch_size"], seed=0).dataset()
     model, clock = tfsoftmax.SoftmaxRegression(cell["classes"], **cell.get("settings", {})), Seconds()
     model.fit(train, epochs=machine.ROUNDS + 1, callbacks=[clock], verbose=0)

@@ -220,6 +220,16 @@ def test_evaluate_equals_keras():
     )
 
 
+@pytest.mark.parametrize("broken", [[], [1], [0, 1, 2]], ids=["equal-logits", "one-nan", "all-nan"])
+def test_accuracy_where_argmax_has_to_choose(broken):
+    data, model = tfsoftmax.Data(made_source(), batch_size=16), tfsoftmax.SoftmaxRegression(3)
+    model.build((None, 4, 3))
+    model.set_weights([np.zeros((12, 3)), np.where(np.isin(range(3), broken), np.nan, 0.0)])
+    predicted = broken[0] if broken else 0  # as NumPy's argmax
+    expected = np.mean(data.test.rows.y == predicted)
+    assert model.evaluate(data.test, verbose=0)[1] == pytest.approx(expected)
+
+
 def test_second_fit_compiles_nothing(monkeypatch):
     traced = []
     linear = compiled.linear

@@ -2,8 +2,8 @@
 
 A whole epoch over a window, rows in memory, is one XLA function: gather, cast, preprocessing, loss, metrics, gradient
 and the optimizer's update in one loop, with static shapes (the last smaller batch is a second body of its own size).
-The weight gradient is computed transposed, ``(C, F) = errorᵀ x``, which a matrix product does twice as fast as
-``(F, C) = xᵀ error`` when classes are few. Streams go through the same step, compiled once per batch shape.
+The shape decides how the weight gradient is computed, see :mod:`tfsoftmax.fitting.step`. Streams go through the same
+step, compiled once per batch shape.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import keras
 import tensorflow as tf
 
-from tfsoftmax.fitting.step import Sparse, StreamFunctions, gradients, labels_checked, linear, prepared
+from tfsoftmax.fitting.step import Sparse, StreamFunctions, gradients, labels_checked, linear, prepared, scored
 from tfsoftmax.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -103,10 +103,10 @@ class CompiledFunctions(StreamFunctions):
             upstream, *penalties = tape.gradient(scaled, [logits, *(variable.value for variable in variables)])
             found = gradients(dense, x, kernel, upstream, penalties)
             model.optimizer.apply_gradients(zip(found, variables, strict=True))
-        next(metric for metric in model.metrics if metric.name == "loss").update_state(
-            loss, sample_weight=tf.shape(y)[0]
-        )
-        model.compute_metrics(None, y, logits, weight)
+        metrics = {metric.name: metric for metric in model.metrics}
+        metrics["loss"].update_state(loss, sample_weight=tf.shape(y)[0])
+        if "compile_metrics" in metrics:
+            model.compute_metrics(None, *scored(metrics["compile_metrics"].metrics, y, logits), weight)
 
     def _stream_body(self, iterator: tf.data.Iterator, count: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Batches in groups of _GROUP, then the rest (with the last, perhaps smaller one) one by one."""

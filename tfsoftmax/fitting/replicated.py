@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfsoftmax.fitting.step import StreamFunctions, gradients, labels_checked, linear
+from tfsoftmax.fitting.step import StreamFunctions, gradients, labels_checked, linear, scored
 from tfsoftmax.rows import preprocess
 from tfsoftmax.spec import ModelSpec
 
@@ -176,8 +176,9 @@ class ReplicatedFunctions(StreamFunctions):
             if metric.name == "loss":
                 metric.update_state(tf.math.divide_no_nan(total, mine) + penalty, sample_weight=mine)
             else:
+                said = scored(metric.metrics, labels, logits)
                 for compiled in metric.metrics:
-                    compiled.update_state(labels, logits, sample_weight=real)
+                    compiled.update_state(*said, sample_weight=real)
 
     def _share_body(
         self,
