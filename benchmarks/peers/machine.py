@@ -22,8 +22,8 @@ def made(cell):
 
 
 def rows(cell):
-    """Whole batches: as many rows as NumPy takes a tenth of a second or so for, four batches at least."""
-    wanted = 6e9 / (4 * cell["features"] * cell["classes"] + 80 * cell["features"] + 3000)
+    """Whole batches: as many rows as NumPy takes a tenth of a second or less for, four batches at least."""
+    wanted = 2.4e10 / (4 * cell["features"] * cell["classes"] + 80 * cell["features"] + 3000)
     size = cell["batch_size"]
     return int(min(max(wanted, 4 * size), 60_000)) // size * size
 

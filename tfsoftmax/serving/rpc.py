@@ -120,8 +120,9 @@ class Service(grpc.GenericRpcHandler):
             begin, call = time.perf_counter(), Call()
             status, text, answer = await self._answer(name, method, context, call)
             seconds = time.perf_counter() - begin
-            metadata = context.invocation_metadata() or ()
-            scope = {"client": (context.peer(),), "method": "gRPC", "path": name, "headers": metadata}
+            scope = {"method": "gRPC", "path": name}
+            if self.gate.watched:
+                scope |= {"client": (context.peer(),), "headers": context.invocation_metadata() or ()}
             self.gate.answered(scope, verb, status, seconds, call)
             if status != 200:
                 await context.abort(_CODES[status], text if text.isprintable() else " ".join(text.split()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from typing import Any
@@ -48,16 +49,24 @@ def infer(body: bytes, version: Version, effort: Effort) -> tuple[bytes, int, di
     outputs = [openinference.Output(item.name, _parameters(item.parameters)) for item in given.outputs]
     request = openinference.Request(inputs, given.id, outputs, _parameters(given.parameters))
     found = openinference.answered(request, tail, version, effort)
-    answer = _ANSWER(model_name=version.name, model_version=str(version.number), id=given.id)
-    for name, datatype, value, _ in found.outputs:
-        output = answer.outputs.add(name=name, datatype=datatype, shape=value.shape)
-        if raw:
-            answer.raw_output_contents.append(openinference.as_bytes(value))
-        else:
-            values = value.ravel().tolist()
-            field = getattr(output.contents, _CONTENTS[datatype][0])
-            field.extend([text.encode() for text in values] if datatype == "BYTES" else values)
+    answer = _ANSWER(id=given.id)
+    head = version.name, str(version.number), tuple((output[0], output[1], output[2].shape) for output in found.outputs)
+    if raw:
+        answer.raw_output_contents.extend([openinference.as_bytes(output[2]) for output in found.outputs])
+        return _head(*head) + answer.SerializeToString(), found.rows, found.unseen
+    answer.MergeFromString(_head(*head))
+    for output, (_, datatype, value, _) in zip(answer.outputs, found.outputs, strict=True):
+        values = value.ravel().tolist()
+        field = getattr(output.contents, _CONTENTS[datatype][0])
+        field.extend([text.encode() for text in values] if datatype == "BYTES" else values)
     return answer.SerializeToString(), found.rows, found.unseen
+
+
+@functools.lru_cache(256)
+def _head(name: str, version: str, outputs: tuple[tuple[str, str, tuple[int, ...]], ...]) -> bytes:
+    """What an answer says before its tensors; messages one after the other are one message."""
+    described = [{"name": name, "datatype": datatype, "shape": shape} for name, datatype, shape in outputs]
+    return bytes(_ANSWER(model_name=name, model_version=version, outputs=described).SerializeToString())
 
 
 def message(name: str, content: bytes | dict[str, Any]) -> bytes:

@@ -76,6 +76,7 @@ class Gate:
         self.rate = None if settings.rate is None else Rate(settings.rate)
         self.under_way: collections.Counter[bytes] = collections.Counter()  # requests of each key
         self.traces = Traces() if settings.traces else None
+        self.watched = settings.access_log or settings.traces  # who asks is wanted, too
         self.origins = {origin.encode() for origin in settings.allow_origins}
         self.held = 0  # bytes of bodies, and of answers that are being sent
         free = memory_available() // 4
