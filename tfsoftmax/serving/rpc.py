@@ -120,7 +120,7 @@ class Service(grpc.GenericRpcHandler):
             begin, call = time.perf_counter(), Call()
             status, text, answer = await self._answer(name, method, context, call)
             seconds = time.perf_counter() - begin
-            scope = {"method": "gRPC", "path": name}
+            scope: dict[str, Any] = {"method": "gRPC", "path": name}
             if self.gate.watched:
                 scope |= {"client": (context.peer(),), "headers": context.invocation_metadata() or ()}
             self.gate.answered(scope, verb, status, seconds, call)
