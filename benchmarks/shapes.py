@@ -97,7 +97,7 @@ def _plot(measured: list[dict[str, Any]]) -> None:
             grid = np.array([[ratios[classes, size] for size in BATCHES] for classes in CLASSES])
             image = ax.imshow(np.log2(grid), cmap="RdYlGn_r", norm=norm)
             for (i, j), ratio in np.ndenumerate(grid):
-                ax.text(j, i, f"{ratio:.2f}", ha="center", va="center")
+                ax.text(j, i, f"{ratio:.2f}" if ratio < 10 else f"{ratio:.1f}", ha="center", va="center", fontsize=9)
             ax.set_title(f"{name}, {features:,} features", fontsize=9)
             ax.set_xticks(range(len(BATCHES)), BATCHES)
             ax.set_yticks(range(len(CLASSES)), CLASSES)

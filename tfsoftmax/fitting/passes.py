@@ -103,7 +103,7 @@ class Passes:
         self._run = _compiled(rows.spec, self._block, not self.small, len(rows))
         alone = self.small or bool(tf.config.list_logical_devices("GPU"))
         self._cores = 1 if alone else min(cpu_count(), blocks)
-        self._threads = ThreadPoolExecutor(self._cores)
+        self._map: Any = map if self._cores == 1 else ThreadPoolExecutor(self._cores).map
         self.centre = np.zeros(self.features, np.float32)
         self.sample = self._sample()
         self.moments = self._moments()
@@ -135,7 +135,7 @@ class Passes:
         for window in self._windows():
             run = functools.partial(self._run, add, window[1:], centre, kernel, bias, step, tf.constant(window.blocks))
             begin = [tf.constant((core - done) % cores) for core in range(cores)]  # whatever the windows are
-            sums = list(self._threads.map(run, begin, sums))
+            sums = list(self._map(run, begin, sums))
             done += window.blocks
         combined = zip((_COMBINED.get(name, _SUM)[1] for name in start._fields), zip(*sums, strict=True), strict=True)
         return [functools.reduce(combine, (part.numpy() for part in parts)) for combine, parts in combined]
