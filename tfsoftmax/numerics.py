@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable
-from decimal import Decimal, localcontext
+from decimal import Context, Decimal, localcontext
 from typing import Any
 
 import ml_dtypes
@@ -134,7 +134,7 @@ def closed_form(name: str) -> Limits:
     one. exp of a rational number other than 0 is never a rational number, so no tie has to be broken.
     """
     form = _format(name)
-    with localcontext(prec=60):
+    with localcontext(Context(prec=60)):
         half = Decimal(form.smallest) / 2
         nonzero, normal = half.ln(), (Decimal(form.normal) - half).ln()
         top = Decimal(form.largest) + (Decimal(form.largest) - Decimal(form.number(form.last - 1))) / 2
