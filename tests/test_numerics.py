@@ -1,6 +1,6 @@
 import json
 import math
-from decimal import Decimal, localcontext
+from decimal import Context, Decimal, localcontext
 from fractions import Fraction
 
 import keras
@@ -54,7 +54,7 @@ def test_formats_are_those_of_the_standards(name):
 @pytest.mark.parametrize("name", BITS)
 def test_limits_of_exp_are_logarithms_to_one_unit_in_the_last_place(name):
     high, low, fraction = parameters(name)
-    with localcontext(prec=80):
+    with localcontext(Context(prec=80)):
         two = Decimal(2)
         last = two ** -(fraction + 1) * (3 if name == "float8_e4m3fn" else 1)  # half a step below or above the end
         expected = {
@@ -144,7 +144,7 @@ def test_values_are_those_of_exact_arithmetic(name, seed, width, scale):
     form, rng = numerics.FORMATS[name], np.random.default_rng(seed)
     logits = form.rounded(rng.normal(0, scale, width))
     label = int(rng.integers(width))
-    with localcontext(prec=50):
+    with localcontext(Context(prec=50)):
         exps = [Decimal(float(z)).exp() for z in logits]
         exact = [float(e / sum(exps)) for e in exps]
         loss = float(-(exps[label] / sum(exps)).ln())
