@@ -30,7 +30,7 @@ class CompiledFunctions(StreamFunctions):
         self.model, self.train = model, train
         # partial: TensorFlow counts the tracings of a bound method over all models, and would warn about them
         self._epoch = tf.function(functools.partial(self._epoch_body), jit_compile=True, autograph=False)
-        self._epochs: dict[Any, Any] = {}  # by what differs: TensorFlow takes as long to find one as to start it
+        self._concrete: dict[Any, Any] = {}  # by what differs: TensorFlow takes as long to find one as to start it
         self._steps = tf.function(functools.partial(self._steps_body), jit_compile=True, autograph=False)
         self._stream = tf.function(functools.partial(self._stream_body), autograph=False, reduce_retracing=True)
 
@@ -47,9 +47,9 @@ class CompiledFunctions(StreamFunctions):
         order, size, spec = window.order, window.batch_size, window.spec
         given = x, y, weight, order, tf.constant(begin), tf.constant(end), class_weight, size, spec
         kind = x.shape, x.dtype, order.shape, weight is None, class_weight is None, size, spec
-        if kind not in self._epochs:
-            self._epochs[kind] = self._epoch.get_concrete_function(*given)
-        logs: dict[str, tf.Tensor] = self._epochs[kind](*given)
+        if kind not in self._concrete:
+            self._concrete[kind] = self._epoch.get_concrete_function(*given)
+        logs: dict[str, tf.Tensor] = self._concrete[kind](*given)
         return logs
 
     def _epoch_body(

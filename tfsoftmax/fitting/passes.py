@@ -62,8 +62,7 @@ class Moments(NamedTuple):
     power: np.ndarray
 
 
-_COMBINED = {"margin": (tf.minimum, np.minimum), "largest": (tf.maximum, np.maximum)}
-_SUM = tf.add, np.add  # how all others are combined
+_COMBINED = {"margin": tf.minimum, "largest": tf.maximum}  # all others are sums
 
 
 class _Window(NamedTuple):
@@ -137,8 +136,7 @@ class Passes:
             begin = [tf.constant((core - done) % cores) for core in range(cores)]  # whatever the windows are
             sums = list(self._map(run, begin, sums))
             done += window.blocks
-        combined = zip((_COMBINED.get(name, _SUM)[1] for name in start._fields), zip(*sums, strict=True), strict=True)
-        return [functools.reduce(combine, (part.numpy() for part in parts)) for combine, parts in combined]
+        return [part.numpy() for part in functools.reduce(_both, sums)]
 
     def _sample(self) -> tuple[np.ndarray, np.ndarray]:
         wanted = min(max(_SAMPLE, 4 * self.features), _LARGEST // self.features)
@@ -208,10 +206,15 @@ def _pass(
         places, labels, weight = (tf.slice(whole, [i * size], [size]) for whole in rows[1:])
         x = tf.reshape(preprocess(spec, tf.gather(raw, places)), (size, -1)) - centre
         made = add(tf.cast(x, kernel.dtype), labels, tf.cast(weight, kernel.dtype), kernel, bias)
-        both = zip(sums._fields, sums, made, strict=True)
-        return i + step, type(sums)(*(_COMBINED.get(name, _SUM)[0](a, tf.cast(b, a.dtype)) for name, a, b in both))
+        return i + step, _both(sums, made)
 
     return tf.while_loop(lambda i, _: i < end, body, (begin, sums))[1]
+
+
+def _both(sums: Any, more: tuple[tf.Tensor, ...]) -> Any:
+    """``sums`` with those of further rows."""
+    parts = zip(sums._fields, sums, more, strict=True)
+    return type(sums)(*(_COMBINED.get(name, tf.add)(a, tf.cast(b, a.dtype)) for name, a, b in parts))
 
 
 def _loss(
