@@ -12,11 +12,13 @@ import time
 import psutil
 import pytest
 import serve
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.parser import text_string_to_metric_families
 from serve import BODY, ROW, SPEC, version, weights
 from test_serving_versions import flip
 
 from tfsoftmax.errors import InputError
+from tfsoftmax.serving import metrics
 from tfsoftmax.serving.app import create_app
 from tfsoftmax.serving.rate import Rate
 from tfsoftmax.serving.settings import Settings
@@ -254,6 +256,15 @@ def test_metrics(export, workers):
         assert counted(server, "tfsoftmax_batch_rows_bucket", model="m", le="4.0") == 20
         serve.write_version(export, 2, SPEC, *weights(2))
         serve.until(lambda: counted(server, "tfsoftmax_served_version", model="m") == 2)
+
+
+def test_metrics_while_a_worker_makes_its_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    counter = MmapedDict(tmp_path / "counter_1.db")
+    counter.write_value(mmap_key("made", "made_total", [], [], "Made here."), 3.0, 0.0)
+    counter.close()
+    (tmp_path / "counter_2.db").touch()
+    assert b"\nmade_total 3.0\n" in metrics.page()[0]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

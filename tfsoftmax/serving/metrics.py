@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import glob
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -14,9 +15,11 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Metric,
     generate_latest,
     multiprocess,
 )
+from prometheus_client.registry import Collector
 
 _SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5)
 _ROWS = (1, 2, 4, 8, 16, 64, 256, 1024, 4096, 16384)
@@ -126,5 +129,22 @@ def _registry() -> CollectorRegistry:
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return REGISTRY
     registry = CollectorRegistry()
-    multiprocess.MultiProcessCollector(registry)
+    registry.register(_Workers())
     return registry
+
+
+class _Workers(Collector):
+    """The files of all workers but those that a worker has only just made: prometheus_client fails on an empty one."""
+
+    def collect(self) -> Iterable[Metric]:
+        """prometheus_client's interface."""
+        files = glob.glob(os.path.join(os.environ["PROMETHEUS_MULTIPROC_DIR"], "*.db"))
+        found: Iterable[Metric] = multiprocess.MultiProcessCollector.merge(list(filter(_written, files)))
+        return found
+
+
+def _written(file: str) -> bool:
+    try:
+        return os.path.getsize(file) > 0
+    except FileNotFoundError:  # of a worker that has ended
+        return False
