@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks import common
 from benchmarks.peers.machine import rows as rows_of
 
+ROUNDS = 3  # over the whole grid, so that a disturbance does not hit a cell each time
 FEATURES, CLASSES, BATCHES = (64, 784, 4096), (2, 10, 100, 1000), (64, 256, 1024, 4096)
 PEERS = {"tfsoftmax": "ours", "JAX, lax.scan": "jax", "PyTorch, tensors": "torch"}
 OPTIMIZERS = {
@@ -23,25 +24,30 @@ def main(threads: int, only: str) -> None:
     machine = {**common.machine(threads), **common.run("machine", threads)}
     print(f"{machine['cpu']}: peak {machine['peak'] / 1e9:.0f} GFLOP/s, reads {machine['bandwidth'] / 1e9:.1f} GB/s")
     print(f"{'':<28}{'features':>9}{'classes':>8}{'batch':>6}{'s/epoch':>9}{'of NumPy':>9}{'of the roofline':>16}")
-    measured: list[dict[str, Any]] = []
-    for name, group in _groups():
-        if only not in name:
-            continue
-        limits = common.run("machine", threads, cells=group)["cells"]  # beside each peer: machines drift
-        try:
-            found = common.run(f"shapes_{PEERS[name.split(':')[0]]}", threads, cells=group)["cells"]
-        except common.Missing as error:
-            print(f"{name:<28}  {error}", flush=True)
-            continue
-        for cell, figures, limit in zip(group, found, limits, strict=True):
-            roof = _roofline(cell, machine)
-            row = {"name": name, **cell, **figures, "ratio": figures["seconds"] / limit["seconds"]}
-            measured.append({**row, "of_roofline": figures["seconds"] / roof})
-            print(
-                f"{name:<28}{cell['features']:>9,}{cell['classes']:>8,}{cell['batch_size']:>6,}{row['seconds']:>9.4f}"
-                f"{row['ratio']:>9.2f}{row['seconds'] / roof:>16.2f}",
-                flush=True,
-            )
+    groups = [(name, group) for name, group in _groups() if only in name]
+    rounds: list[list[dict[str, Any]]] = [[] for _, group in groups for _ in group]  # of each cell what was found
+    for _ in range(ROUNDS):
+        here = iter(rounds)
+        for name, group in groups:
+            limits = common.run("machine", threads, cells=group)["cells"]  # beside each peer: machines drift
+            try:
+                found = common.run(f"shapes_{PEERS[name.split(':')[0]]}", threads, cells=group)["cells"]
+            except common.Missing as error:
+                print(f"{name:<28}  {error}", flush=True)
+                found = []
+            for cell, limit, figures in itertools.zip_longest(group, limits, found):
+                rows = next(here)
+                if figures is not None:
+                    row = {"name": name, **cell, **figures, "ratio": figures["seconds"] / limit["seconds"]}
+                    rows.append({**row, "of_roofline": figures["seconds"] / _roofline(cell, machine)})
+                    _show(rows[-1])
+    measured = []
+    for rows in filter(None, rounds):  # the median, and what it lies between
+        rows.sort(key=lambda row: row["ratio"])
+        measured.append({**rows[len(rows) // 2], "ratios": [row["ratio"] for row in rows]})
+    print(f"the medians of {ROUNDS} rounds:")
+    for row in measured:
+        _show(row)
     for name in dict.fromkeys(row["name"] for row in measured):
         ratios = [row["ratio"] for row in measured if row["name"] == name and row["batch_size"] >= 256]
         mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
@@ -49,6 +55,14 @@ def main(threads: int, only: str) -> None:
     if not only:
         common.write("shapes", {"machine": machine, "cells": measured})
         _plot(measured)
+
+
+def _show(row: dict[str, Any]) -> None:
+    print(
+        f"{row['name']:<28}{row['features']:>9,}{row['classes']:>8,}{row['batch_size']:>6,}{row['seconds']:>9.4f}"
+        f"{row['ratio']:>9.2f}{row['of_roofline']:>16.2f}",
+        flush=True,
+    )
 
 
 def _groups() -> list[tuple[str, list[dict[str, Any]]]]:
