@@ -50,12 +50,11 @@ def python_of(peer: str) -> str:
         if base is None or subprocess.run([base, "--version"], capture_output=True, check=False).returncode:
             raise Missing(f"needs Python {version}; name one with PYTHON{version.replace('.', '')}=/path/to/python")
         print(f"making the environment of {peer} …", file=sys.stderr, flush=True)
-        for command in (
-            [base, "-m", "venv", "--clear", folder],
-            # an old Python brings an old pip, which takes half an hour to agree on what d2l wants
-            [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade", "pip"],
-            [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements],
-        ):
+        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
+        commands = [[base, "-m", "venv", "--clear", folder], [*install, "-r", requirements]]
+        if version:  # an old Python brings an old pip, which takes half an hour to agree on what d2l wants
+            commands.insert(1, [*install, "--upgrade", "pip"])
+        for command in commands:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise Missing(f"cannot be installed: {(done.stderr.strip() or 'no reason given').splitlines()[-1]}")

@@ -19,7 +19,7 @@ from tfsoftmax.mixing import mixing
 from tfsoftmax.sources.fingerprint import digest_of
 from tfsoftmax.spec import ModelSpec
 from tfsoftmax.stored import PART, Stored
-from tfsoftmax.windows import Plan, ahead
+from tfsoftmax.windows import Buffers, Plan, ahead
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -243,7 +243,11 @@ class Rows:
         return tf.random.experimental.stateless_shuffle(rows, seed=seed)
 
     def windows(
-        self, epoch: int, device: str | None = None, mine: Callable[[int, int], np.ndarray] | None = None
+        self,
+        epoch: int,
+        device: str | None = None,
+        mine: Callable[[int, int], np.ndarray] | None = None,
+        buffers: Buffers | None = None,
     ) -> Iterator[Window]:
         """What is in memory of the rows of ``epoch``, one after the other; of rows in memory all at once.
 
@@ -252,6 +256,7 @@ class Rows:
             device: where the tensors will be asked for; ``None``: not known.
             mine: of a number of rows and the batch size: which rows of a window, in the order of the epoch, this
                 process computes, bool ``(rows,)``. Of rows in files no others come to memory. ``None``: all.
+            buffers: what rows in files come to; those of the epoch before, or of other rows, save time.
         """
         import tensorflow as tf
 
@@ -262,17 +267,16 @@ class Rows:
         order = self._plan.order(self.seed, epoch)
         rows = min(order.window, len(self))
         held = rows if mine is None else max(1, int(mine(rows, self.batch_size).sum()))
-        buffers = [sources.empty_aligned((held, *stored.shape[1:]), stored.dtype) for _ in range(min(2, len(order)))]
 
-        def filled(number: int) -> Window:
-            taken, places = order.taken(number), order.places(number)
+        def filled(two: list[np.ndarray], number: int) -> Window:
+            taken = order.taken(number)[order.places(number)]
+            places = np.arange(len(taken), dtype=np.int32)
             if mine is not None:
-                wanted, kept = mine(len(places), self.batch_size), np.zeros(len(places), bool)
-                kept[places[wanted]] = True
-                taken, places = taken[kept], np.where(wanted, np.cumsum(kept, dtype=np.int32)[places] - 1, 0)
+                wanted = mine(len(taken), self.batch_size)
+                taken, places = taken[wanted], np.where(wanted, np.cumsum(wanted, dtype=np.int32) - 1, 0)
             taken = taken if self.index is None else self.index[taken]
-            out, labels = buffers[number % 2], np.zeros(held, np.int32)
-            stored.take(taken, out[: len(taken)])
+            out, labels = two[number % 2], np.zeros(held, np.int32)
+            stored.take(taken, out[: len(taken)])  # in the order of the epoch: the step would wait for memory
             if not len(taken):
                 out[:1] = 0  # stands in for rows of other processes, with weight 0
             labels[: len(taken)] = self._y[taken]
@@ -287,7 +291,8 @@ class Rows:
             last = math.ceil(end / self.batch_size)
             return Window(tensors, tf.constant(places), begin, last, self.batch_size, self.spec)
 
-        yield from ahead(filled, len(order))
+        with (buffers or Buffers()).lent(min(2, len(order)), (held, *stored.shape[1:]), stored.dtype) as two:
+            yield from ahead(functools.partial(filled, two), len(order))
 
     def dataset(self) -> tf.data.Dataset:
         """The batches of one epoch: ``x`` float32 ``(batch, *shape)`` preprocessed, ``y`` int32 ``(batch,)``.

@@ -6,6 +6,7 @@ import bisect
 import dataclasses
 import errno
 import functools
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,9 +18,8 @@ from tfsoftmax._files import state
 from tfsoftmax.errors import InputError
 
 PART = 2**22  # bytes of rows that are looked at together where all are read
+_PIECE = 2**18  # bytes of rows that are read together where they go to different places; they stay in a core's cache
 _SEEK = 2**14  # bytes: rows that are nearer to each other are read with what is between them
-_RUN = 2**11  # bytes: neighbouring rows of so many on average are read to where they belong, fewer are copied there
-_VIEWS = 1024  # that the kernel fills in one call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,10 +94,9 @@ class Stored:
         if np.ndim(rows) == 0:
             return self[np.array([rows])][0]
         rows = np.asarray(rows)
-        known, places = np.unique(rows, return_inverse=True)
-        out = np.empty((len(known), *self.shape[1:]), self.dtype)
-        self.take(known, out)
-        return out if np.array_equal(known, rows) else out[places]
+        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        self.take(rows, out)
+        return out
 
     def parts(self) -> Iterator[np.ndarray]:
         """All rows, some at a time."""
@@ -106,36 +105,28 @@ class Stored:
             yield self[begin : begin + size]
 
     def take(self, rows: np.ndarray, out: np.ndarray) -> None:
-        """Read ``rows`` into ``out`` ``(len(rows), *row)``; what ascends in them is read together."""
-        near, most, size = max(1, _SEEK // self.row_bytes), max(1, PART // self.row_bytes), self.row_bytes
+        """Read ``rows``, in any order, into ``out``, contiguous ``(len(rows), *row)``."""
+        places = None
+        if (np.diff(rows) < 0).any():
+            places = np.argsort(rows)
+            rows = rows[places]
+        near, most = max(1, _SEEK // self.row_bytes), 1 << max(0, (_PIECE // self.row_bytes).bit_length() - 1)
         steps = np.diff(rows)
-        jumps = np.flatnonzero(steps != 1) + 1  # where another run of neighbours begins
-        gaps = rows[jumps] - rows[jumps - 1] - 1
-        apart = (steps <= 0) | (steps > near) | (np.diff(rows // most) != 0)
-        cuts = np.append(np.flatnonzero(apart) + 1, len(rows))
-        inside = np.searchsorted(jumps, cuts).tolist()
-        begin = jump = 0
-        for end, following in zip(cuts.tolist(), inside, strict=True):
+        apart = (steps == 0) | (steps > near) | (np.diff(rows // most) != 0)
+        cuts = np.concatenate([[0], np.flatnonzero(apart) + 1, [len(rows)]])
+        aside = np.empty((min(most, len(self)), *self.shape[1:]), self.dtype)
+        wanted, found = (array.reshape(-1).view(f"V{self.row_bytes}") for array in (out, aside))
+        for begin, end in itertools.pairwise(cuts.tolist()):
             if begin == end:
                 return
-            here, first, last = out[begin:end], int(rows[begin]), int(rows[end - 1])
-            holes = slice(jump, following)
-            runs = following - jump + 1
-            shard, row = self._place(first)
-            if last - first == end - begin - 1:
-                self.read(first, last + 1, here)
-            elif here.nbytes < _RUN * runs or shard.dtype != self.dtype or row + last - first >= shard.rows:
-                between = np.empty((last + 1 - first, *self.shape[1:]), self.dtype)
-                self.read(first, last + 1, between)
-                np.take(between, rows[begin:end] - first, axis=0, out=here, mode="clip")  # "raise" copies once more
-            else:
-                flat, at, views = _bytes(here), 0, []
-                nowhere = memoryview(bytearray(near * size))
-                for stop, gap in zip((jumps[holes] - begin).tolist(), gaps[holes].tolist(), strict=True):
-                    views += [flat[at * size : stop * size], nowhere[: gap * size]]
-                    at = stop
-                _fill(shard, row, size, [*views, flat[at * size :]])
-            begin, jump = end, following + (following < len(jumps) and int(jumps[following]) == end)
+            first, count = int(rows[begin]), int(rows[end - 1] - rows[begin]) + 1
+            together = count == end - begin
+            if together and places is None:
+                self.read(first, first + count, out[begin:end])
+                continue
+            self.read(first, first + count, aside[:count])
+            here = slice(begin, end) if places is None else places[begin:end]
+            wanted[here] = found[:count] if together else found[rows[begin:end] - first]
 
     def read(self, begin: int, end: int, out: np.ndarray) -> None:
         """Read rows ``begin`` to ``end`` into ``out``, contiguous ``(end - begin, *row)``."""
@@ -146,7 +137,7 @@ class Stored:
             here = out[place : place + count]
             direct = shard.dtype == self.dtype
             raw = here if direct else np.empty(here.shape, shard.dtype)
-            _fill(shard, row, raw.nbytes // count, [_bytes(raw)])
+            _fill(shard, row, raw)
             if not direct:
                 with np.errstate(over="ignore"):  # refused by Source
                     here[...] = raw
@@ -159,19 +150,14 @@ class Stored:
         return shard, row - self._ends[number] + shard.rows
 
 
-def _bytes(array: np.ndarray) -> memoryview:
-    """The memory of a contiguous array."""
-    return array.reshape(-1).view(np.uint8).data
-
-
-def _fill(shard: Shard, row: int, row_bytes: int, views: list[memoryview]) -> None:
-    """Read from row ``row`` of a shard on, into one view after the other."""
+def _fill(shard: Shard, row: int, out: np.ndarray) -> None:
+    """Read rows from row ``row`` of a shard on into ``out``, contiguous."""
     if shard.fortran:
         raise InputError(
             f"{str(shard.path)!r} is in Fortran order and larger than the memory for it: save it again by "
             "numpy.save(FILE, numpy.ascontiguousarray(x)), or allow more memory"
         )
-    at, done = shard.begin + row * row_bytes, 0
+    view, at = out.reshape(-1).view(np.uint8).data, shard.begin + row * (out.nbytes // len(out))
     try:
         file = os.open(shard.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         try:
@@ -180,15 +166,11 @@ def _fill(shard: Shard, row: int, row_bytes: int, views: list[memoryview]) -> No
                     f"{str(shard.path)!r} has changed since it was opened: put it back, or start again on what it "
                     "is now"
                 )
-            while done < len(views):
-                count = os.preadv(file, views[done : done + _VIEWS], at)
+            while len(view):
+                count = os.preadv(file, [view], at)
                 if not count:
                     raise OSError(errno.EIO, "it ends too early")
-                at += count
-                while done < len(views) and count >= len(views[done]):
-                    count, done = count - len(views[done]), done + 1
-                if count:
-                    views[done] = views[done][count:]
+                at, view = at + count, view[count:]
         finally:
             os.close(file)
     except OSError as error:

@@ -7,12 +7,14 @@ while the one before is computed.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from tfsoftmax.sources import empty_aligned
 from tfsoftmax.stored import Stored
 
 _BLOCK = 2**18  # bytes
@@ -78,6 +80,26 @@ class Order:
         rows = np.arange(min(self.window, self.rows - number * self.window), dtype=np.int32)
         seed, epoch = self._seed
         return rows if seed is None else np.random.default_rng([seed, epoch, number]).permutation(rows)
+
+
+class Buffers:
+    """The memory of windows, kept from one epoch to the next: what is new must first be made and cleared by the system,
+    which took a fifth of an epoch."""
+
+    def __init__(self) -> None:
+        self._kept: list[np.ndarray] = []
+
+    @contextlib.contextmanager
+    def lent(self, count: int, shape: tuple[int, ...], dtype: np.dtype) -> Iterator[list[np.ndarray]]:
+        """``count`` arrays of this shape and type, with any content; theirs is kept afterwards."""
+        size = int(np.prod(shape)) * dtype.itemsize
+        fit = [self._kept.pop() for _ in range(min(count, len(self._kept)))]
+        fit = [one if len(one) >= size else empty_aligned((size,), np.uint8) for one in fit]
+        fit += [empty_aligned((size,), np.uint8) for _ in range(count - len(fit))]
+        try:
+            yield [one[:size].view(dtype).reshape(shape) for one in fit]
+        finally:
+            self._kept += fit
 
 
 def ahead(make: Callable[[int], T], count: int) -> Iterator[T]:

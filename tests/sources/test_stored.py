@@ -41,19 +41,18 @@ def test_indexing_is_numpys(pair, rows):
     assert stored[rows].dtype == np.float32
 
 
-@pytest.mark.parametrize("run", [0, 2**20])
 @given(
     rows=(st.lists(st.integers(0, 60)) | st.sets(st.integers(0, 60)).map(sorted)).map(lambda r: np.array(r, np.int32)),
     near=st.sampled_from([16, 128]),
+    piece=st.sampled_from([1, 100, 2**18]),
 )
-def test_rows_in_any_order_come_where_they_belong(pair, run, rows, near):
-    """Gaps read into nowhere a few views at a time, or with the rows and copied."""
+def test_rows_in_any_order_come_where_they_belong(pair, rows, near, piece):
+    """Read a few or all together, with the rows between or without."""
     stored, x = pair
     out = np.full((len(rows), 4), np.nan, np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tfsoftmax.stored._RUN", run)
         patch.setattr("tfsoftmax.stored._SEEK", near)
-        patch.setattr("tfsoftmax.stored._VIEWS", 3)
+        patch.setattr("tfsoftmax.stored._PIECE", piece)
         stored.take(rows, out)
     np.testing.assert_array_equal(out, x[rows])
 

@@ -15,6 +15,7 @@ import tensorflow as tf
 from tfsoftmax.errors import InputError
 from tfsoftmax.fitting.compilable import distributed, prepare, unsupported, unsupported_stream
 from tfsoftmax.rows import Rows, Window, untuned
+from tfsoftmax.windows import Buffers
 
 if TYPE_CHECKING:
     from tfsoftmax.fitting.compiled import CompiledFunctions
@@ -79,6 +80,7 @@ class Part:
         count: int,
         epoch: int,
         class_weight: tf.Tensor | None,
+        buffers: Buffers,
     ) -> dict[str, tf.Tensor]:
         """Run the next ``count`` batches, or what is left of ``epoch``; return Keras's logs."""
         begin, end = self._position, self._position + count
@@ -88,7 +90,7 @@ class Part:
         if self.rows is None:
             return functions.stream(iterator, end - begin)
         if begin == 0 or self._window is None:
-            self._windows, self._window = self.rows.windows(epoch, functions.device, functions.mine), None
+            self._windows, self._window = self.rows.windows(epoch, functions.device, functions.mine, buffers), None
         logs: dict[str, tf.Tensor] = {}
         while begin < end:
             if self._window is None or begin == self._window.end:
@@ -128,6 +130,7 @@ class Call(keras.callbacks.Callback):
         self.class_weight: tf.Tensor | None = None
         self.logs: dict[str, tf.Tensor] = {}
         self._epoch: int | None = None
+        self._buffers = Buffers()  # of the windows of all parts
         self.why = unsupported(model)
         for part in self.parts.values():
             self.why = self.why or part.unsupported(model)
@@ -159,7 +162,7 @@ class Call(keras.callbacks.Callback):
         stopped = self.model.stop_training if train else self.model.stop_evaluating
         count = self.own_steps if stopped else self.steps_per_execution  # Keras checks after each execution
         epoch, weight = (self._epoch or 0, self.class_weight) if train else (0, None)
-        self.logs = self.parts[kind].run(functions, iterator, count, epoch, weight)
+        self.logs = self.parts[kind].run(functions, iterator, count, epoch, weight, self._buffers)
         return self.logs
 
 

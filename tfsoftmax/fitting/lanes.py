@@ -23,6 +23,7 @@ from tfsoftmax.fitting import compilable
 from tfsoftmax.fitting.losses import SmoothedCrossentropy
 from tfsoftmax.rows import Rows, preprocess
 from tfsoftmax.spec import ModelSpec
+from tfsoftmax.windows import Buffers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +139,7 @@ class Lanes:
             kernel, bias = tf.constant(kernel), tf.constant(bias)
             velocity = (tf.zeros_like(kernel), tf.zeros_like(bias)) if "momentum" in self.uses else ()
             self.state = (kernel, bias, *velocity)
-        self.step = 0
+        self.step, self._buffers = 0, Buffers()
 
     def epoch(self, epoch: int) -> dict[str, np.ndarray]:
         """Train one epoch, on rows in the order of ``epoch``, and validate.
@@ -149,7 +150,7 @@ class Lanes:
         """
         with tf.device(self.device):
             sums = []
-            for window in self.train.windows(epoch, self.device):
+            for window in self.train.windows(epoch, self.device, buffers=self._buffers):
                 self.state, found = _train(
                     *window.tensors(self.device), window.order, self.state, self.hyper, tf.constant(self.step),
                     window.batch_size, window.spec, self.uses,
@@ -163,7 +164,7 @@ class Lanes:
                         *window.tensors(self.device), window.order, self.state, self.hyper,
                         window.batch_size, window.spec, self.uses,
                     )
-                    for window in self.val.windows(0, self.device)
+                    for window in self.val.windows(0, self.device, buffers=self._buffers)
                 ]  # fmt: skip
                 logs |= {f"val_{name}": value for name, value in _means(sums, len(self.val)).items()}
         return {name: value.numpy() for name, value in logs.items()}
