@@ -116,13 +116,20 @@ def test_iterating_gives_the_order_of_the_epoch(name):
 
 
 def test_batch_by_batch_trains_the_same(name):
-    """A callback that needs every batch makes each batch a call of its own."""
-    weights = []
-    for callbacks in ([], [keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: None)]):
+    """A callback that needs every batch makes each a call of its own, and may evaluate in the middle of a window."""
+    data, weights = load(name), []
+
+    def evaluated(batch, logs):
+        if batch == 5:
+            model.evaluate(data.val, verbose=0)  # of the fit that runs
+
+    for at_batch in (None, lambda batch, logs: None, evaluated):
+        callbacks = [] if at_batch is None else [keras.callbacks.LambdaCallback(on_train_batch_end=at_batch)]
         model = tfsoftmax.SoftmaxRegression(3, 0.3)
-        model.fit(load(name).train, epochs=2, verbose=0, callbacks=callbacks)
-        weights.append(model.get_weights())
-    np.testing.assert_allclose(weights[0][0], weights[1][0], atol=1e-6)
+        model.fit(data.train, epochs=2, verbose=0, callbacks=callbacks)
+        weights.append(model.get_weights()[0])
+    np.testing.assert_allclose(weights[0], weights[1], atol=1e-6)
+    assert weights[1].tobytes() == weights[2].tobytes()
 
 
 def test_lanes_train_what_a_model_trains(name):
