@@ -26,6 +26,7 @@ _BLOCK = 1024  # most rows of a block
 _WINDOW = 2**24  # numbers of rows that are read from files at once
 _SMALL = 2**20  # numbers of rows below which a pass takes less time than XLA's compilation, and float32 saves nothing
 _SAMPLE, _LARGEST = 8192, 2**26  # rows that centre and curvature are taken from, at least; and most numbers of them
+_OF_EACH = 64  # of these rows per class: of fewer, blocks of the classes are far from those of all rows
 
 
 class Totals(NamedTuple):
@@ -139,7 +140,8 @@ class Passes:
         return [part.numpy() for part in functools.reduce(_both, sums)]
 
     def _sample(self) -> tuple[np.ndarray, np.ndarray]:
-        wanted = min(max(_SAMPLE, 4 * self.features), _LARGEST // self.features)
+        wanted = max(_SAMPLE, 4 * self.features, _OF_EACH * self.classes)
+        wanted = min(wanted, _LARGEST // max(self.features, self.classes))
         every = max(1, len(self.rows) // max(1, wanted))
         chosen, weight = self._order[::every], self._weight[::every]
         parts = np.array_split(chosen, math.ceil(len(chosen) / _BLOCK))

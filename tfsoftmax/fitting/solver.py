@@ -259,8 +259,8 @@ class _Penalty:
         self.separable = self.penalty == 0 and bool(totals.margin > 0)
         end = self.separable or (self.penalty > 0 and self.about <= 0.8 * self.tol)
         descent.take(float(totals.loss), gradient, self.precision, end)
-        if self.whitening.follow(descent.point, self.penalty):
-            self.shares = self.whitening.shares(descent.point)
+        if (shares := self.whitening.follow(descent.point, self.penalty)) is not None:
+            self.shares = shares
         return end or descent.stuck or self.spent or (self.penalty == 0 and self._flat(descent.gradient))
 
     def _whitened(self, gradient: np.ndarray) -> np.ndarray:

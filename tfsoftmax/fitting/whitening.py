@@ -33,7 +33,7 @@ class Whitening:
         self._there = mass > 0
         shares = (weight if weight.any() else np.ones_like(weight))[:, None]
         shares = shares / shares.sum()
-        self._x, self._weight = x, shares * np.float32(mass.sum())
+        self._x, self._weight = tf.constant(x), tf.constant(shares * np.float32(mass.sum()))
         weighted = x * shares
         self._vectors: tf.Tensor | None = None
         if x.shape[1] > _WIDE:
@@ -49,31 +49,31 @@ class Whitening:
 
     def shares(self, point: np.ndarray) -> np.ndarray:
         """``sum(w p (1 - p)) / n`` for a model ``(F + 1, C)``: how heavy its blocks are, ``(C,)``."""
-        heavy: np.ndarray = self._heavy(point).sum(axis=0)
-        return heavy
+        shares: np.ndarray = tf.reduce_sum(self._heavy(point), axis=0).numpy()
+        return shares
 
-    def _heavy(self, point: np.ndarray) -> np.ndarray:
-        logits = self._x @ point[:-1].astype(np.float32) + point[-1].astype(np.float32)
-        exps = np.exp(logits - logits.max(axis=1, keepdims=True))
-        p = exps / exps.sum(axis=1, keepdims=True)
-        return np.maximum(p * (1 - p), np.float32(1e-7)) * self._weight
+    def _heavy(self, point: np.ndarray) -> tf.Tensor:
+        kernel, bias = tf.constant(point[:-1], tf.float32), tf.constant(point[-1], tf.float32)
+        return _heavy(self._x, self._weight, kernel, bias)
 
-    def follow(self, point: np.ndarray, penalty: float) -> bool:
-        """Count a pass; where it is time, take the blocks at the model ``point`` ``(F + 1, C)``, and return true."""
+    def follow(self, point: np.ndarray, penalty: float) -> np.ndarray | None:
+        """Count a pass; where it is time, take the blocks at the model ``point`` ``(F + 1, C)``; returns its shares."""
         self._passes += 1
         if self._vectors is None or self._passes < (_FAR if penalty < self._penalty / 4 else _NEAR):
-            return False
+            return None
         self._passes, self._penalty = 0, penalty
         heavy = self._heavy(point)
-        heavy /= heavy.sum(axis=0)
+        shares = tf.reduce_sum(heavy, axis=0)
+        heavy /= shares
         means = tf.matmul(self._x, heavy, transpose_a=True)
-        mean = tf.matmul(self._x * heavy.mean(axis=1)[:, None], self._x, transpose_a=True)
+        mean = tf.matmul(self._x * tf.reduce_mean(heavy, axis=1, keepdims=True), self._x, transpose_a=True)
         vectors = tf.linalg.eigh(mean - tf.matmul(means, means, transpose_b=True) / heavy.shape[1])[1]
         along = tf.matmul(tf.matmul(self._x, vectors) ** 2, heavy, transpose_a=True)
         values = along - tf.matmul(vectors, means, transpose_a=True) ** 2
         self._vectors, self._means = vectors, means.numpy()
         self._values = np.maximum(values, 0)
-        return True
+        found: np.ndarray = shares.numpy()
+        return found
 
     def __call__(self, gradient: np.ndarray, penalty: float, shares: np.ndarray) -> np.ndarray:
         """A gradient ``(F + 1, C)`` times the inverse blocks of a penalty and shares ``(C,)``."""
@@ -90,3 +90,10 @@ class Whitening:
         # what all classes share has no effect but its penalty
         made[:, self._there] -= made[:, self._there].mean(axis=1, keepdims=True)
         return made
+
+
+@tf.function(jit_compile=True, autograph=False, reduce_retracing=True)
+def _heavy(x: tf.Tensor, weight: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    """How undecided each row is about each class, times its weight ``(S, C)``."""
+    p = tf.nn.softmax(tf.matmul(x, kernel) + bias)
+    return tf.maximum(p * (1 - p), 1e-7) * weight
