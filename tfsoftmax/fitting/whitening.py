@@ -53,8 +53,9 @@ class Whitening:
         return shares
 
     def _heavy(self, point: np.ndarray) -> tf.Tensor:
-        kernel, bias = tf.constant(point[:-1], tf.float32), tf.constant(point[-1], tf.float32)
-        return _heavy(self._x, self._weight, kernel, bias)
+        """How undecided each row of the sample is about each class, times its weight: ``(S, C)``."""
+        p = tf.nn.softmax(tf.matmul(self._x, tf.constant(point[:-1], tf.float32)) + tf.constant(point[-1], tf.float32))
+        return tf.maximum(p * (1 - p), 1e-7) * self._weight
 
     def follow(self, point: np.ndarray, penalty: float) -> np.ndarray | None:
         """Count a pass; where it is time, take the blocks at the model ``point`` ``(F + 1, C)``; returns its shares."""
@@ -90,10 +91,3 @@ class Whitening:
         # what all classes share has no effect but its penalty
         made[:, self._there] -= made[:, self._there].mean(axis=1, keepdims=True)
         return made
-
-
-@tf.function(jit_compile=True, autograph=False, reduce_retracing=True)
-def _heavy(x: tf.Tensor, weight: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-    """How undecided each row is about each class, times its weight ``(S, C)``."""
-    p = tf.nn.softmax(tf.matmul(x, kernel) + bias)
-    return tf.maximum(p * (1 - p), 1e-7) * weight
