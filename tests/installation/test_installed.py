@@ -70,7 +70,10 @@ def _blocks():
 
 
 DEMO = next(text for document, _, language, text in _blocks() if document == "README" and "train --out" in text)
-BLOCKS = [pytest.param(*block, id=f"{block[0]}:{block[1]}") for block in _blocks()]
+BLOCKS = [
+    pytest.param(*block, id=f"{block[0]}:{block[1]}", marks=[pytest.mark.pinned] * ("constraints.txt" in block[3]))
+    for block in _blocks()
+]
 
 
 class Reader:
